@@ -1,0 +1,423 @@
+"""Manifests: the YAML that declares sources, corpora and benchmarks, read and checked at the edge.
+
+A *source* says what one public dataset is: where it comes from, which of its files are images, how its
+frames, labels, patients and official splits are found, what its licence allows, and how many samples to
+expect. A *corpus* names sources, held-out sets and the settings of cleaning, deduplication and packing.
+A *benchmark* names a task on a held-out set. None of them holds code.
+
+Selectors are glob patterns on the path of a file inside the dataset. They are matched from the right:
+``lus_videos/*.mp4`` also matches ``COVID-BLUES-main/lus_videos/a.mp4``, so one more folder around a
+dataset (an archive's top folder, a re-upload's nesting) changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from openus.errors import ManifestError, did_you_mean
+
+SCHEMA = 1
+SLUG = r"^[a-z0-9][a-z0-9-]*$"
+
+Redistribution = Literal["pixels", "verbatim-only", "recipe-only"]
+Access = Literal["open", "account", "registration", "request"]
+Kind = Literal["image", "video", "volume"]
+CleanLevel = Literal["none", "sector", "full"]
+
+
+def _text(value: Any) -> Any:
+    """YAML reads ``1`` and ``2024`` as numbers; identifiers and class names are text."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _pattern(value: str) -> str:
+    re.compile(value)
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Regex = Annotated[str, BeforeValidator(_pattern)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Licence(_Strict):
+    """What a source's terms allow. An unknown licence means `recipe-only`."""
+
+    name: str
+    """SPDX identifier where there is one, else the wording of the source, else ``unknown``."""
+    redistribution: Redistribution
+    url: str | None = None
+    note: str | None = None
+
+
+class Citation(_Strict):
+    title: str
+    doi: str | None = None
+    year: int | None = None
+
+
+class RemoteSpec(_Strict):
+    """One file of a route, with what is known of it beforehand."""
+
+    name: str
+    """File name in the cache; also how a person's download is recognised."""
+    url: str | None = None
+    bytes: int | None = None
+    md5: str | None = None
+    sha1: str | None = None
+    sha256: str | None = None
+    stable: bool = True
+    """False where the host makes the archive on request, so that its bytes may change."""
+
+
+class Route(_Strict):
+    """One way to get a source. Routes are tried in order."""
+
+    host: Literal[
+        "github", "http", "zenodo", "figshare", "mendeley", "kaggle-dataset", "kaggle-competition",
+        "google-drive", "girder", "tcia", "huggingface", "dataverse", "manual",
+    ]  # fmt: skip
+    id: str | None = None
+    """The host's own identifier: record number, owner/name, folder id, collection."""
+    revision: str | None = None
+    """Commit, version or tag that pins the content."""
+    url: str | None = None
+    """The page a person would open."""
+    access: Access = "open"
+    files: tuple[RemoteSpec, ...] = ()
+    include: tuple[str, ...] = ()
+    """Glob patterns of the host's files to take, where the host lists more than needed."""
+    steps: tuple[str, ...] = ()
+    """What a person must do, in order (manual routes)."""
+    note: str | None = None
+
+
+class Rule(_Strict):
+    """Where one value of a sample comes from: its path, a table that travels with the data, or a constant.
+
+    - ``path``: a regular expression searched in the member's path; its group ``value`` is the value.
+    - ``table``: a selector of a CSV, TSV, XLSX or JSON file of the dataset; the row whose column ``key``
+      equals the group ``key`` of ``match`` (searched in the member's path) gives ``column``.
+    - ``value``: the same for all samples.
+    """
+
+    path: Regex | None = None
+    table: str | None = None
+    match: Regex | None = None
+    key: str | tuple[str, ...] | None = None
+    """Key column(s); several are matched by the groups ``key0``, ``key1``, …"""
+    column: str | int | None = None
+    sep: str | None = None
+    header: bool = True
+    """False: the table has no header row; columns are named "0", "1", …"""
+    sheet: str | None = None
+    skip: int = 0
+    """Rows to skip above the header."""
+    value: Text | None = None
+    classes: dict[Text, Text] | None = None
+    """Raw value to class name. A value that is not listed is an error of the data, named as such."""
+    open_classes: bool = False
+    """Keep values that `classes` does not list as they are."""
+    optional: bool = False
+    """A member without a value gets none, instead of failing the source."""
+    prefix: str = ""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Rule:
+        origins = [self.path is not None, self.table is not None, self.value is not None]
+        if sum(origins) != 1:
+            raise ValueError("a rule needs exactly one of 'path', 'table', 'value'")
+        if self.path is not None and "(?P<value>" not in self.path:
+            raise ValueError("'path' needs a group named 'value': (?P<value>…)")
+        if self.table is not None and (self.key is None or self.match is None or self.column is None):
+            raise ValueError("a table rule needs 'match', 'key' and 'column'")
+        return self
+
+
+class FramePolicy(_Strict):
+    """Which frames of a clip, or slices of a volume, become samples."""
+
+    stride: int = Field(default=1, ge=1)
+    """Take every n-th frame, beginning with the first."""
+    cap: int | None = Field(default=None, ge=1)
+    """At most so many frames of one clip, evenly spaced over what the stride leaves."""
+    axis: Literal["z", "y", "x", "t"] = "z"
+    """Volumes [t, z, y, x]: the axis along which slices are taken."""
+    nonempty: bool = False
+    """Only slices that are not black (more than 1 % of pixels above 10)."""
+    rotate: Literal[0, 90, 180, 270] = 0
+    """Degrees clockwise, applied to each slice."""
+    flip: Literal["none", "horizontal", "vertical"] = "none"
+
+
+class Masks(_Strict):
+    """How the mask of an image is found: `match` is searched in the image's path, `path` is the template
+    of the mask's path (``{name}`` for each named group), matched from the right."""
+
+    match: Regex
+    path: str
+    threshold: int | None = Field(default=None, ge=0, le=255)
+    """Grey value above which a pixel belongs to the structure; None keeps the values as class numbers."""
+
+
+class Expected(_Strict):
+    """What a complete copy holds; None where nobody could tell. Differences are reported, not repaired."""
+
+    members: int | None = None
+    """Selected files: images, clips or volumes."""
+    frames: int | None = None
+    """Frames or slices in them before any policy (equal to `members` for single images)."""
+    patients: int | None = None
+    kept: int | None = None
+    """Samples under the default policy, where known exactly."""
+    labels: dict[str, dict[Text, int]] = {}
+
+
+class Source(_Strict):
+    """One dataset. See the module's docstring; every field's fact comes from the dataset's dossier."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    number: int | None = None
+    """Row in OpenUS-46; None for a dataset of one's own."""
+    slug: Annotated[str, Field(pattern=SLUG)]
+    name: str
+    title: str
+    anatomy: str
+    """One lower-case word or two: the organ or region."""
+    homepage: str | None = None
+    kind: Kind
+    licence: Licence
+    citation: Citation | None = None
+    routes: tuple[Route, ...] = ()
+    images: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    """Known files that are not images (masks, tables, previews); they win over `images`."""
+    frames: FramePolicy = FramePolicy()
+    clip: Rule | None = None
+    """Groups frames of one acquisition stored as separate files. Clips and volumes are their own clip."""
+    patient: Rule | None = None
+    patients_public: bool = False
+    """True where the source itself publishes these identifiers; otherwise they are stored as salted hashes."""
+    labels: dict[str, Rule] = {}
+    split: Rule | None = None
+    """The official split or fold of each sample, as published."""
+    masks: Masks | None = None
+    clean: CleanLevel | None = None
+    """The level of cleaning this source wants, where it differs from the corpus's."""
+    expected: Expected = Expected()
+    code: str | None = None
+    """Module in ``openus.sources`` with the one small function this source needs."""
+    overlaps: tuple[str, ...] = ()
+    traps: tuple[str, ...] = ()
+    confidence: str = "unknown"
+
+    @property
+    def access(self) -> Access:
+        """The easiest access any route offers: open, account, registration or request."""
+        order: tuple[Access, ...] = ("open", "account", "registration", "request")
+        offered = {route.access for route in self.routes}
+        return next((level for level in order if level in offered), "request")
+
+
+class CleanSettings(_Strict):
+    level: CleanLevel = "none"
+    size: int | Literal["native"] = 256
+    """Short side in pixels after resizing (never enlarged), or ``native``."""
+    filter: Literal["area", "lanczos"] = "area"
+    dark_level: int = 10
+    """A pixel above this grey level (0-255) counts as lit."""
+    dark_fraction: float = Field(default=0.01, ge=0, le=1)
+    """A frame with a smaller share of lit pixels is rejected as ``dark``."""
+
+
+class DedupSettings(_Strict):
+    exact: bool = True
+
+
+class Encoding(_Strict):
+    format: Literal["jpg", "png", "webp"] = "jpg"
+    quality: int = Field(default=95, ge=1, le=100)
+    """JPEG quality; PNG and WebP are stored without loss."""
+
+
+class PackSettings(_Strict):
+    shard_bytes: int = Field(default=256 << 20, ge=1 << 16)
+    pretrain: Encoding = Encoding()
+    held_out: Encoding = Encoding(format="png")
+
+
+class Corpus(_Strict):
+    """A corpus: its sources, held-out sets, settings and seed."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: Annotated[str, Field(pattern=SLUG)]
+    title: str = ""
+    seed: int = 0
+    sources: Literal["all"] | tuple[str, ...] = "all"
+    held_out: dict[str, str] = {}
+    """Source slug to the set it forms; all other sources go into ``pretrain``."""
+    frames: dict[str, FramePolicy] = {}
+    """Frame policies that replace those of the sources, by slug."""
+    clean: CleanSettings = CleanSettings()
+    dedup: DedupSettings = DedupSettings()
+    pack: PackSettings = PackSettings()
+
+
+class Protocol(_Strict):
+    """How a benchmark is divided. ``kfold``: the row's split column names the test fold of each sample;
+    ``split``: it holds the words of `train`, `val` and `test`."""
+
+    kind: Literal["kfold", "split", "patient-kfold"]
+    folds: int | None = None
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    val_fraction: float = 0.15
+    """Share of the training groups that becomes the validation part where none is published."""
+    note: str = ""
+
+
+class Benchmark(_Strict):
+    """A task on a held-out set: label, classes in order, protocols, main metric."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: Annotated[str, Field(pattern=SLUG)]
+    title: str
+    set: str
+    task: Literal["classification", "segmentation", "regression"] = "classification"
+    label: str
+    classes: tuple[str, ...] = ()
+    positive: str | None = None
+    group: Literal["patient", "clip", "cluster", "key"] = "patient"
+    """What must not be divided between training, validation and test."""
+    protocols: dict[str, Protocol]
+    metric: str = "f1_weighted"
+    published: dict[str, float] = {}
+    """Figures of the USF-MAE paper (F1 in per cent), always shown as published, never as ours."""
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def manifests_root() -> Path:
+    """The folder of the manifests: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    inside = here / "manifests"
+    return inside if inside.is_dir() else here.parent / "manifests"
+
+
+def read_yaml(path: Path, model: type[Model]) -> Model:
+    """Read and check one manifest; raise `ManifestError` with file, field and reason."""
+    try:
+        data = yaml.load(path.read_bytes(), Loader=_Loader)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot read the manifest ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ManifestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ManifestError(f"{path}: expected a mapping of fields, found {type(data).__name__}")
+    if data.get("schema") != SCHEMA:
+        raise ManifestError(
+            f"{path}: schema {data.get('schema')!r} is not {SCHEMA}, the one this version reads; "
+            "add 'schema: 1' or install the version the manifest was written for"
+        )
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ManifestError(f"{path}: {_first_problem(error, model)}") from error
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe YAML that refuses a key written twice, where PyYAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    problems = error.errors()
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"]) or "manifest"
+    message = f"field '{where}': {first['msg']}"
+    if first["type"] == "extra_forbidden":
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        message = f"unknown field '{where}'{did_you_mean(str(first['loc'][-1]), known)}"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return message + more
+
+
+class Catalogue:
+    """All manifests of one or several folders; later folders win, so that `--manifests DIR` adds or replaces."""
+
+    def __init__(self, *extra: Path) -> None:
+        self.roots = (manifests_root(), *extra)
+        for root in extra:
+            if not root.is_dir():
+                raise ManifestError(f"{root}: no such folder of manifests")
+
+    def _find(self, kind: str) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for index, root in enumerate(self.roots):
+            folder = root / kind
+            # A folder of one's own may hold the YAML files directly, without the sub-folder.
+            loose = root if index and kind == "sources" and not folder.is_dir() else folder
+            for path in sorted(loose.glob("*.yaml")):
+                found[re.sub(r"^\d+-", "", path.stem)] = path
+        return found
+
+    def _one(self, kind: str, what: str, name: str, model: type[Model]) -> Model:
+        paths = self._find(kind)
+        if name not in paths:
+            raise ManifestError(
+                f"unknown {what} '{name}'{did_you_mean(name, paths)} (known: {_list(sorted(paths))})"
+            )
+        return read_yaml(paths[name], model)
+
+    @functools.cached_property
+    def slugs(self) -> tuple[str, ...]:
+        """Slugs of all sources, by their number in OpenUS-46, then by name."""
+        sources = sorted(self.sources(), key=lambda source: (source.number or 10**6, source.slug))
+        return tuple(source.slug for source in sources)
+
+    def source(self, slug: str) -> Source:
+        source = self._one("sources", "source", slug, Source)
+        if source.slug != slug:
+            raise ManifestError(f"{self._find('sources')[slug]}: slug '{source.slug}' does not match the file name")
+        return source
+
+    def sources(self, slugs: Iterable[str] | None = None) -> Iterator[Source]:
+        for slug in self._find("sources") if slugs is None else slugs:
+            yield self.source(slug)
+
+    def corpus(self, name: str) -> Corpus:
+        """A corpus by name, or from a YAML file if `name` is a path."""
+        if name.endswith((".yaml", ".yml")):
+            return read_yaml(Path(name), Corpus)
+        return self._one("corpora", "corpus", name, Corpus)
+
+    def benchmark(self, name: str) -> Benchmark:
+        return self._one("benchmarks", "benchmark", name, Benchmark)
+
+    def benchmarks(self) -> Iterator[Benchmark]:
+        for name in self._find("benchmarks"):
+            yield self.benchmark(name)
+
+
+def _list(names: list[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
