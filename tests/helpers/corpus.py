@@ -1,0 +1,162 @@
+"""Small corpora for tests that keep the contract of a real one: USTAR shards, Parquet rows, corpus.json.
+
+The pictures are made of blurred Rayleigh noise with a lesion drawn in; they are simulated, and stand in
+only where a test needs the layout of a corpus and not real ultrasound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from openus.shards.schema import ROW, SCHEMA_VERSION, sample_json
+
+_SOURCES = {
+    "covid-blues": ("lung", "frame"),
+    "stu-hospital": ("breast", "image"),
+    "fetal-planes": ("fetal", "image"),
+}
+
+
+Sample = tuple[dict[str, Any], bytes, bytes]  # row, picture bytes, mask bytes
+
+
+def picture(
+    rng: np.random.Generator, height: int, width: int, malignant: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """A speckled grey picture uint8 [H,W] with one dark lesion, and its mask uint8 [H,W] (0, 255)."""
+    speckle = cv2.GaussianBlur(rng.rayleigh(1.0, (height, width)).astype(np.float32), (0, 0), 1.2)
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    radius = np.full(48, 0.22 * min(height, width))
+    if malignant:  # a spiculated outline; the benign one is a smooth ellipse
+        radius *= 1 + 0.45 * np.sign(np.sin(8 * angle))
+    centre = rng.uniform(0.4, 0.6, 2) * (width, height)
+    outline = np.stack([centre[0] + 1.3 * radius * np.cos(angle), centre[1] + radius * np.sin(angle)], 1)
+    mask = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(mask, [outline.astype(np.int32)], 255)
+    tissue = np.where(mask > 0, 0.15 if malignant else 0.3, 0.8).astype(np.float32) * speckle
+    grey = np.clip(110 + 90 * np.log10(tissue + 1e-3), 0, 255).astype(np.uint8)
+    return grey, mask
+
+
+def encode(grey: np.ndarray, fmt: str) -> bytes:
+    """The picture as `jpg` (quality 95), `png` or `webp` (lossless) bytes."""
+    options = {
+        "jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+        "png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
+        "webp": [cv2.IMWRITE_WEBP_QUALITY, 101],
+    }
+    ok, data = cv2.imencode(f".{fmt}", grey, options[fmt])
+    assert ok
+    return bytes(data)
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> list[int]:
+    """Write members in the given order as a reproducible USTAR file; return where the bytes of each begin."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), 0o444
+            tar.addfile(info, io.BytesIO(data))
+    with tarfile.open(path) as tar:
+        return [member.offset_data for member in tar]
+
+
+def _row(name: str, number: int, data: bytes, grey: np.ndarray, label: str) -> dict[str, Any]:
+    pretrain = name == "pretrain"
+    slug = list(_SOURCES)[0 if number % 4 < 2 else number % 4 - 1] if pretrain else name
+    anatomy, kind = _SOURCES.get(slug, ("breast", "image"))
+    height, width = grey.shape
+    key = f"{slug}-{number:06d}" if pretrain else f"{name}-{number:06d}"
+    pixels = hashlib.sha256(np.array([height, width], "<i8").tobytes() + grey.tobytes()).hexdigest()
+    clip = f"clip{number // 8:04d}" if kind == "frame" else ""
+    return {
+        "key": key, "set": name, "source": slug, "anatomy": anatomy, "kind": kind,
+        "member": f"{clip or 'images'}/{number:06d}", "index": number if clip else 0, "clip": clip,
+        "patient": f"p{number // 2:04d}", "labels": {} if pretrain else {"pathology": label, "birads": "4"},
+        "split": "" if pretrain else f"fold{number // 2 % 5 + 1}", "width": width, "height": height,
+        "source_width": width, "source_height": height, "sha256": hashlib.sha256(data).hexdigest(),
+        "pixel_sha256": pixels, "phash": pixels, "cluster": key, "sector": [0, 0, width, height],
+        "cleaned_fraction": 0.0, "text_boxes": -1, "licence": "CC-BY-4.0", "redistribution": "pixels",
+    }  # fmt: skip
+
+
+def _write_shard(
+    folder: Path, name: str, number: int, samples: list[Sample], fmt: str
+) -> list[dict[str, Any]]:
+    """Write shard `number` of a set (and the mask shard beside it); return the corpus.json entries."""
+    path = folder / name / f"{name}-{number:06d}.tar"
+    pairs = [((f"{r['key']}.{fmt}", data), (f"{r['key']}.json", sample_json(r))) for r, data, _ in samples]
+    offsets = write_tar(path, [member for pair in pairs for member in pair])[::2]
+    rows = [
+        row | {"shard": path.name, "offset": at, "size": len(data)}
+        for (row, data, _), at in zip(samples, offsets, strict=True)
+    ]
+    (folder / "manifest").mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=ROW), folder / "manifest" / f"{path.stem}.parquet")
+    written = [(name, path)]
+    if name != "pretrain":
+        mask = f"{name}-mask"
+        masks = folder / mask / f"{mask}-{number:06d}.tar"
+        write_tar(masks, [(f"{row['key']}.png", png) for row, _, png in samples])
+        written.append((mask, masks))
+    return [
+        {"name": path.name, "set": owner, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+         "bytes": path.stat().st_size, "samples": len(samples)}
+        for owner, path in written
+    ]  # fmt: skip
+
+
+def make_corpus(
+    folder: Path,
+    sets: Mapping[str, int] | None = None,
+    size: int = 64,
+    seed: int = 0,
+    fmt: str = "jpg",
+    shard_samples: int = 16,
+) -> Path:
+    """Write a corpus of simulated pictures that keeps the contract; the same arguments give the same bytes.
+
+    Args:
+        folder: made if absent.
+        sets: samples per set; ``{"pretrain": 40, "bus-bra": 30}`` when None. Sets other than `pretrain` carry
+            the labels ``pathology`` (benign, malignant), folds of two images per patient, and a mask set.
+        size: short side in pixels; pictures are `size` high and up to 1.4 times as wide.
+        fmt: `jpg`, `png` or `webp`.
+        shard_samples: samples per shard.
+
+    Returns the folder.
+    """
+    folder = Path(folder)
+    sets = dict(sets or {"pretrain": 40, "bus-bra": 30})
+    entries: list[dict[str, Any]] = []
+    for name, count in sets.items():
+        rng = np.random.default_rng([seed, *name.encode()])
+        samples = []
+        for number in range(count):
+            malignant = number // 2 % 3 == 0  # a third of the patients
+            grey, mask = picture(rng, size, int(size * rng.uniform(1, 1.4)), malignant)
+            data = encode(grey, fmt)
+            row = _row(name, number, data, grey, "malignant" if malignant else "benign")
+            samples.append((row, data, encode(mask, "png")))
+        order = rng.permutation(count)
+        for number, start in enumerate(range(0, count, shard_samples)):
+            part = sorted(
+                (samples[i] for i in order[start : start + shard_samples]), key=lambda s: str(s[0]["key"])
+            )
+            entries += _write_shard(folder, name, number, part, fmt)
+    corpus = {"schema": SCHEMA_VERSION, "name": "test", "seed": seed, "sets": sets, "shards": entries}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "corpus.json").write_text(json.dumps(corpus, indent=1))
+    return folder
