@@ -180,6 +180,8 @@ class Expected(_Strict):
     patients: int | None = None
     kept: int | None = None
     """Samples under the default policy, where known exactly."""
+    estimate: int | None = None
+    """Rough number of samples under the default policy, where the counts above do not give it."""
     labels: dict[str, dict[Text, int]] = {}
 
 
@@ -263,6 +265,8 @@ class Corpus(_Strict):
     name: Annotated[str, Field(pattern=SLUG)]
     title: str = ""
     seed: int = 0
+    salt: str = ""
+    """Mixed into the pseudonyms of patients whose identifiers the source does not publish."""
     sources: Literal["all"] | tuple[str, ...] = "all"
     held_out: dict[str, str] = {}
     """Source slug to the set it forms; all other sources go into ``pretrain``."""
