@@ -1,0 +1,319 @@
+"""The build: fetch, select, decode and clean, deduplicate, pack. Each stage resumes where it was stopped."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from openus.archives import Tree
+from openus.chunks import ChunkSpec, Tally, read_rejected, run_chunk, without_culprit
+from openus.dedup.exact import Decisions, exact_duplicates
+from openus.engine.local import run_tasks
+from openus.errors import NeedsPersonError, OpenUSError, UsageError
+from openus.fetch import obtain
+from openus.ledger import fingerprint, one_builder
+from openus.manifest import Catalogue, Corpus, FramePolicy, Source
+from openus.pack import MASK, ShardTask, plan_set, run_shard
+from openus.select import Selected, Selection, select
+from openus.shards.corpus import write_corpus
+from openus.shards.schema import REJECTED
+from openus.shards.writer import ShardInfo, write_parquet
+
+PRETRAIN = "pretrain"
+_CHUNK_FILES = {"image": 256, "video": 8, "volume": 2}
+_CHUNK_BYTES = 128 << 20
+
+Report = Callable[[str, int, int | None], None]
+"""Progress: called with (stage, units finished now, total units or None)."""
+
+
+@dataclass
+class SourceResult:
+    """What became of one source."""
+
+    source: Source
+    set: str
+    route: str = ""
+    selection: Selection | None = None
+    tree: Tree | None = None
+    roots: tuple[Path, ...] = ()
+    tally: Tally = field(default_factory=Tally)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    chunks: list[ChunkSpec] = field(default_factory=list)
+    seconds: float = 0.0
+    problem: OpenUSError | None = None
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build, as opposed to what (which is the corpus's manifest)."""
+
+    cache: Path
+    mirrors: tuple[str, ...] = ()
+    local: dict[str, Path] = field(default_factory=dict)
+    offline: bool = False
+    workers: int = 0
+    retry_failed: bool = False
+    salt: str = ""
+
+
+@dataclass
+class BuildResult:
+    out: Path
+    results: list[SourceResult]
+    shards: dict[str, list[ShardInfo]]
+    summary: dict[str, Any]
+
+    @property
+    def missing(self) -> list[SourceResult]:
+        return [result for result in self.results if result.problem is not None]
+
+
+def build(
+    out: Path,
+    corpus: Corpus,
+    catalogue: Catalogue,
+    options: BuildOptions,
+    slugs: Sequence[str] = (),
+    report: Report = lambda stage, done, total: None,
+) -> BuildResult:
+    """Build `corpus` (or only the sources `slugs` of it) into `out`; called again, it goes on.
+
+    Sources that cannot be had, or do not look as their manifest says, are left out and come back in
+    `BuildResult.missing`; everything else is finished.
+
+    Raises:
+        UsageError: unknown slugs, nothing to do.
+        CorpusError: another build is at work in `out`.
+    """
+    sources = list(_chosen(corpus, catalogue, slugs))
+    _check(corpus, sources, options)
+    work = out / ".work"
+    with one_builder(work):
+        results = [_prepare(source, corpus, options, work, report) for source in sources]
+        ready = [result for result in results if result.problem is None]
+        _decode(ready, options, report)
+        kept, decisions = _deduplicate(ready, corpus, report)
+        tasks = _plan(out, kept, corpus)
+        (out / "corpus.json").unlink(missing_ok=True)
+        shards = _pack(tasks, options, report)
+        _sweep(out, work, tasks, ready)
+        rejected = _rejected_table(ready, decisions)
+        rejected_sha256 = write_parquet(out / "manifest" / "rejected.parquet", rejected)
+        summary = write_corpus(out, corpus, results, shards, kept, rejected, rejected_sha256)
+    return BuildResult(out, results, shards, summary)
+
+
+def _chosen(corpus: Corpus, catalogue: Catalogue, slugs: Sequence[str]) -> Iterator[Source]:
+    known = catalogue.slugs if corpus.sources == "all" else corpus.sources
+    for slug in slugs:
+        source = catalogue.source(slug)  # an unknown slug is refused here, with a suggestion
+        if slug not in known:
+            raise UsageError(f"source '{source.slug}' is not part of the corpus '{corpus.name}'")
+    wanted = set(slugs or known)
+    yield from catalogue.sources(slug for slug in known if slug in wanted)
+
+
+def _check(corpus: Corpus, sources: Sequence[Source], options: BuildOptions) -> None:
+    names = {source.slug for source in sources}
+    for slug in options.local:
+        if slug not in names:
+            raise UsageError(f"--local {slug}=…: '{slug}' is not among the sources being built ({', '.join(sorted(names))})")
+    if not sources:
+        raise UsageError(f"the corpus '{corpus.name}' has no sources")
+
+
+def _prepare(source: Source, corpus: Corpus, options: BuildOptions, work: Path, report: Report) -> SourceResult:
+    """Obtain a source, look through it, and cut its files into chunks."""
+    started = time.monotonic()
+    result = SourceResult(source, corpus.held_out.get(source.slug, PRETRAIN))
+    report("fetch", 0, None)
+    try:
+        got = obtain(
+            source, cache=options.cache, mirrors=options.mirrors, local=options.local.get(source.slug),
+            offline=options.offline, on_bytes=lambda file, done, total: report(f"fetch {source.slug}", done, total),
+        )  # fmt: skip
+        result.route, result.roots = got.route, got.roots
+        result.tree = Tree(got.roots)
+        entries = result.tree.entries()
+        result.selection = select(source, entries, result.tree.open, corpus.salt)
+        result.chunks = list(_chunks(result, corpus, work))
+    except OpenUSError as error:
+        result.problem = error
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _chunks(result: SourceResult, corpus: Corpus, work: Path) -> Iterator[ChunkSpec]:
+    source, selection, tree = result.source, result.selection, result.tree
+    assert selection is not None and tree is not None
+    held_out = result.set != PRETRAIN
+    clean = corpus.clean if source.clean is None else corpus.clean.model_copy(update={"level": source.clean})
+    for number, members in enumerate(_groups(selection.images, _CHUNK_FILES[source.kind])):
+        yield ChunkSpec(
+            source=source.slug, set=result.set, anatomy=source.anatomy, licence=source.licence.name,
+            redistribution=source.licence.redistribution, tree=tree, members=members,
+            policy=corpus.frames.get(source.slug, source.frames) if not held_out else FramePolicy(),
+            clean=clean, encoding=corpus.pack.held_out if held_out else corpus.pack.pretrain,
+            masks=held_out and source.masks is not None,
+            mask_threshold=source.masks.threshold if source.masks else None,
+            code=source.code, folder=work / "sources" / source.slug, number=number,
+            fingerprint=fingerprint(result.roots, members),
+        )  # fmt: skip
+
+
+def _groups(images: Sequence[Selected], most: int) -> Iterator[tuple[Selected, ...]]:
+    """Files that one worker takes: so many, or so many bytes; an archive that must be read in order, whole."""
+    units: dict[str, list[Selected]] = {}
+    for image in images:
+        units.setdefault("" if image.random else image.unit, []).append(image)
+    for unit in sorted(units):
+        if unit:
+            yield tuple(units[unit])
+            continue
+        group: list[Selected] = []
+        size = 0
+        for image in units[unit]:
+            if group and (len(group) >= most or size + image.size > _CHUNK_BYTES):
+                yield tuple(group)
+                group, size = [], 0
+            group.append(image)
+            size += image.size
+        if group:
+            yield tuple(group)
+
+
+def _decode(ready: Sequence[SourceResult], options: BuildOptions, report: Report) -> None:
+    by_slug = {result.source.slug: result for result in ready}
+    specs = [spec for result in ready for spec in result.chunks]
+    total = sum(len(spec.members) for spec in specs)
+    report("decode", 0, total)
+    final: dict[tuple[str, int], ChunkSpec] = {}
+
+    def lost(spec: ChunkSpec) -> ChunkSpec | None:
+        again = without_culprit(spec)
+        if again is not None:
+            final[spec.source, spec.number] = again
+        return again
+
+    for result in ready:
+        for spec in result.chunks:
+            if options.retry_failed and spec.rows_path.exists() and _failed(spec):
+                spec.rows_path.unlink()
+    for spec, tally in run_tasks(run_chunk, specs, options.workers, lost):
+        by_slug[spec.source].tally.add(tally)
+        report("decode", len(spec.members), total)
+    for result in ready:
+        result.chunks = [final.get((spec.source, spec.number), spec) for spec in result.chunks]
+        result.rejected = [row for spec in result.chunks for row in read_rejected(spec.rows_path)]
+
+
+def _failed(spec: ChunkSpec) -> bool:
+    return any(row["stage"] == "decode" for row in read_rejected(spec.rows_path))
+
+
+def _deduplicate(ready: Sequence[SourceResult], corpus: Corpus, report: Report) -> tuple[pa.Table, pa.Table]:
+    """The kept rows (with cluster and place), and the rows dropped as duplicates."""
+    tables = []
+    for result in ready:
+        for spec in result.chunks:
+            table = pq.read_table(spec.rows_path)
+            tables.append(table.append_column("bin", pa.array([str(spec.bytes_path)] * len(table), pa.string())))
+    if not any(len(table) for table in tables):
+        raise UsageError("no picture was kept, so there is nothing to pack; the table above says why")
+    rows = pa.concat_tables(tables).replace_schema_metadata(None)
+    report("dedup", 0, len(rows))
+    columns = ["key", "set", "source", "member", "index", "pixel_sha256"]
+    decisions: Decisions = exact_duplicates(rows.select(columns).to_pandas(), drop=corpus.dedup.exact)
+    kept = rows.append_column("cluster", pa.array(decisions.cluster, pa.string())).filter(pa.array(decisions.keep))
+    drop = ~decisions.keep
+    gone = rows.filter(pa.array(drop))
+    dropped = pa.table(
+        {
+            "source": gone["source"], "member": gone["member"], "index": gone["index"],
+            "stage": pa.array(["dedup"] * len(gone), pa.string()),
+            "reason": pa.array(decisions.reason[drop], pa.string()),
+            "detail": pa.array(decisions.detail[drop], pa.string()),
+        }
+    ).cast(REJECTED)  # fmt: skip
+    report("dedup", len(rows), len(rows))
+    return kept, dropped
+
+
+def _plan(out: Path, kept: pa.Table, corpus: Corpus) -> list[ShardTask]:
+    tasks: list[ShardTask] = []
+    for name in sorted(set(kept["set"].to_pylist()), key=lambda n: (n != PRETRAIN, n)):
+        rows = kept.filter(pa.compute.equal(kept["set"], name))
+        encoding = corpus.pack.pretrain if name == PRETRAIN else corpus.pack.held_out
+        tasks += plan_set(
+            out, name, rows, seed=corpus.seed, shard_bytes=corpus.pack.shard_bytes, extension=encoding.format
+        )
+        if pa.compute.sum(rows["mask_length"]).as_py():
+            tasks += plan_set(
+                out, name + MASK, rows, seed=corpus.seed, shard_bytes=corpus.pack.shard_bytes, extension="png", mask=True
+            )
+    return tasks
+
+
+def _pack(tasks: list[ShardTask], options: BuildOptions, report: Report) -> dict[str, list[ShardInfo]]:
+    total = sum(task.samples for task in tasks)
+    report("pack", 0, total)
+    shards: dict[str, list[ShardInfo]] = {}
+    for task, info in run_tasks(run_shard, tasks, options.workers):
+        shards.setdefault(task.set, []).append(info)
+        report("pack", task.samples, total)
+    order = {task.set: position for position, task in reversed(list(enumerate(tasks)))}
+    return {
+        name: sorted(shards[name], key=lambda info: info.file) for name in sorted(shards, key=lambda n: order[n])
+    }
+
+
+def _sweep(out: Path, work: Path, tasks: Sequence[ShardTask], ready: Sequence[SourceResult]) -> None:
+    """Remove what an earlier plan left behind: shards, manifests and chunks that no longer belong."""
+    wanted = {path for task in tasks for path in (task.tar_path, task.manifest_path)}
+    for path in [*out.glob("*/*.tar"), *(out / "manifest").glob("*.parquet")]:
+        if path not in wanted and path.name != "rejected.parquet":
+            path.unlink()
+    for folder in out.iterdir():
+        if folder.is_dir() and not folder.name.startswith(".") and not any(folder.iterdir()):
+            folder.rmdir()
+    for path in (work / "pack").iterdir():
+        if path.stem not in {task.stem for task in tasks}:
+            path.unlink()
+    for result in ready:
+        names = {spec.name for spec in result.chunks}
+        folder = work / "sources" / result.source.slug
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name.split(".")[0] not in names:
+                path.unlink()
+
+
+def _rejected_table(ready: Sequence[SourceResult], dropped: pa.Table) -> pa.Table:
+    rows: list[dict[str, Any]] = []
+    for result in ready:
+        assert result.selection is not None
+        rows += [
+            {"source": result.source.slug, "member": item.member, "index": -1, "stage": "select",
+             "reason": item.reason, "detail": item.detail}
+            for item in result.selection.excluded
+        ]  # fmt: skip
+        rows += result.rejected
+    table = pa.concat_tables([pa.Table.from_pylist(rows, schema=REJECTED), dropped])
+    return table.sort_by([(name, "ascending") for name in ("source", "member", "index", "stage", "reason")])
+
+
+def free_space_note(out: Path, needed: int) -> str | None:
+    """A warning where the disk of `out` holds less than `needed` bytes; None where it suffices."""
+    place = next(path for path in (out, *out.resolve().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    return f"{place}: {free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed" if free < needed else None
+
+
+__all__ = ["BuildOptions", "BuildResult", "SourceResult", "build", "replace"]

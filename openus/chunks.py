@@ -1,0 +1,286 @@
+"""The unit of work of a build: a handful of files, from bytes to cleaned, hashed, encoded samples.
+
+A chunk writes two files into the work folder: ``NAME.bin`` (the encoded pictures and masks, one after the
+other) and, last and by renaming, ``NAME.parquet`` (a row per sample; the rows not kept and the counts travel
+in its metadata). NAME holds the hash of everything the result depends on, so a chunk whose Parquet file exists
+is done, and one made by other settings or other code is never mistaken for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from openus.archives import Member, Tree
+from openus.clean import Cleaned, Refused, clean_frame
+from openus.codecs import encode
+from openus.decode import open_media
+from openus.decode.frame import Frame, Pixels
+from openus.dedup.hashes import phash, pixel_sha256
+from openus.errors import ArchiveError, DecodeError
+from openus.manifest import CleanSettings, Encoding, FramePolicy
+from openus.select import Selected
+from openus.shards.schema import REJECTED, ROW
+from openus.sources import transform_of
+
+_OMIT = ("shard", "offset", "size", "cluster")
+CHUNK_ROW = pa.schema(
+    [ROW.field(name) for name in ROW.names if name not in _OMIT]
+    + [pa.field(n, pa.int64(), nullable=False) for n in ("at", "length", "mask_at", "mask_length")]
+)
+
+
+@dataclass(frozen=True)
+class ChunkSpec:
+    """Everything a worker needs, and nothing else; its hash names the result."""
+
+    source: str
+    set: str
+    anatomy: str
+    licence: str
+    redistribution: str
+    tree: Tree
+    members: tuple[Selected, ...]
+    policy: FramePolicy
+    clean: CleanSettings
+    encoding: Encoding
+    masks: bool
+    mask_threshold: int | None
+    code: str | None
+    folder: Path
+    number: int
+    fingerprint: str
+    """Identity of the input bytes and of the code, made by the caller."""
+    poisoned: frozenset[str] = field(default_factory=frozenset)
+    """Members that killed a worker; they are rejected unread."""
+
+    @functools.cached_property
+    def name(self) -> str:
+        facts = [
+            self.source, self.set, self.anatomy, self.licence, self.redistribution, self.fingerprint, self.code,
+            self.policy.model_dump(), self.clean.model_dump(), self.encoding.model_dump(), self.masks,
+            self.mask_threshold,
+            [(m.path, m.member, m.size, dict(m.labels), m.patient, m.clip, m.split, m.mask) for m in self.members],
+        ]  # fmt: skip
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+        return f"{self.number:06d}-{digest[:20]}"
+
+    @property
+    def rows_path(self) -> Path:
+        return self.folder / f"{self.name}.parquet"
+
+    @property
+    def bytes_path(self) -> Path:
+        return self.folder / f"{self.name}.bin"
+
+    @property
+    def reading_path(self) -> Path:
+        """Holds the member being decoded, so that after a crash the culprit is known."""
+        return self.folder / f"{self.name}.reading"
+
+
+@dataclass
+class Tally:
+    """Counts of one chunk or source. `announced` are frames the containers hold, before any policy."""
+
+    members: int = 0
+    announced: int = 0
+    decoded: int = 0
+    kept: int = 0
+    bytes: int = 0
+
+    def add(self, other: Tally) -> None:
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+def sample_key(source: str, member: str, index: int) -> str:
+    """A short name of a sample, the same in every build: slug and 80 bits of a hash of its origin; no dots."""
+    return f"{source}_{hashlib.sha256(f'{source}\0{member}\0{index}'.encode()).hexdigest()[:20]}"
+
+
+def run_chunk(spec: ChunkSpec) -> Tally:
+    """Process a chunk, or read its counts if it is already done."""
+    if spec.rows_path.exists():
+        return read_tally(spec.rows_path)
+    cv2.setNumThreads(1)
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    temporary = spec.bytes_path.with_suffix(".bin.part")
+    with temporary.open("wb") as sink:
+        maker = _Maker(spec, sink)
+        maker.run()
+        sink.flush()
+        os.fsync(sink.fileno())
+    temporary.replace(spec.bytes_path)
+    _write_rows(spec, maker)
+    spec.reading_path.unlink(missing_ok=True)
+    return maker.tally
+
+
+def read_tally(path: Path) -> Tally:
+    """The counts a finished chunk carries."""
+    metadata = pq.read_schema(path).metadata
+    return Tally(**json.loads(metadata[b"tally"]))
+
+
+def read_rejected(path: Path) -> list[dict[str, Any]]:
+    """The rows a finished chunk did not keep."""
+    rows: list[dict[str, Any]] = json.loads(pq.read_schema(path).metadata[b"rejected"])
+    return rows
+
+
+def _write_rows(spec: ChunkSpec, maker: _Maker) -> None:
+    table = pa.Table.from_pylist(maker.rows, schema=CHUNK_ROW)
+    table = table.replace_schema_metadata(
+        {"tally": json.dumps(vars(maker.tally)), "rejected": json.dumps(maker.rejected, ensure_ascii=False)}
+    )
+    temporary = spec.rows_path.with_suffix(".parquet.part")
+    pq.write_table(table, temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(spec.rows_path)
+
+
+class _Maker:
+    def __init__(self, spec: ChunkSpec, sink: BinaryIO) -> None:
+        self.spec, self.sink = spec, sink
+        self.rows: list[dict[str, Any]] = []
+        self.rejected: list[dict[str, Any]] = []
+        self.tally = Tally()
+        self.at = 0
+        self.transform = transform_of(spec.code)
+
+    def run(self) -> None:
+        known = {member.path: member for member in self.spec.members}
+        for selected in self.spec.members:
+            if selected.member in self.spec.poisoned:
+                known.pop(selected.path)
+                self.tally.members += 1
+                self.reject(selected.member, -1, "decode", "crashed", "a native decoder crashed on this file")
+        seen: set[str] = set()
+        try:
+            for member in self.spec.tree.read(list(known)):
+                seen.add(member.path)
+                self.one(member, known[member.path])
+        except ArchiveError as error:
+            for path in known.keys() - seen:
+                self.tally.members += 1
+                self.reject(known[path].member, -1, "decode", "archive", str(error))
+        # Members come in the order of the archive; rows are kept in the order of their names.
+        self.rows.sort(key=lambda row: (row["member"], row["index"]))
+        self.rejected.sort(key=lambda row: (row["member"], row["index"], row["stage"]))
+
+    def one(self, member: Member, selected: Selected) -> None:
+        self.spec.reading_path.write_text(selected.member)
+        self.tally.members += 1
+        before = self.tally.decoded
+        try:
+            media = open_media(member.open(), member.path, policy=self.spec.policy, sibling=self._sibling(member.path))
+            for frame in media.frames():
+                self.tally.decoded += 1
+                self.frame(frame, selected, media.kind)
+        except DecodeError as error:
+            done = self.tally.decoded - before
+            note = f" (after {done} frames, which are kept)" if done else ""
+            self.reject(selected.member, -1, "decode", error.reason, f"{error}{note}")
+            self.tally.announced += done
+            return
+        except ArchiveError as error:
+            self.reject(selected.member, -1, "decode", "archive", str(error))
+            return
+        taken = self.tally.decoded - before
+        announced = max(taken, media.count or 0)
+        self.tally.announced += announced
+        if announced > taken:
+            self.reject(selected.member, -1, "frames", "policy", f"took {taken} of {announced} frames")
+        elif taken == 0:
+            self.reject(selected.member, -1, "decode", "no-frames", "the file holds no picture")
+
+    def frame(self, frame: Frame, selected: Selected, kind: str) -> None:
+        pixels: Pixels | None = frame.pixels
+        if self.transform is not None:
+            pixels = self.transform(frame.pixels, selected.member, frame.index)
+        if pixels is None:
+            self.reject(selected.member, frame.index, "clean", "source-rule", "left out by the source's own rule")
+            return
+        cleaned = clean_frame(pixels, self.spec.clean)
+        if isinstance(cleaned, Refused):
+            self.reject(selected.member, frame.index, "clean", cleaned.reason, cleaned.detail)
+            return
+        self.rows.append(self.row(frame, pixels, cleaned, selected, kind))
+        self.tally.kept += 1
+
+    def row(self, frame: Frame, pixels: Pixels, cleaned: Cleaned, selected: Selected, kind: str) -> dict[str, Any]:
+        spec = self.spec
+        data = encode(cleaned.pixels, spec.encoding)
+        at, length = self.put(data)
+        mask_at, mask_length = self.mask(selected, cleaned) if spec.masks and selected.mask else (0, 0)
+        height, width = cleaned.pixels.shape
+        return {
+            "key": sample_key(spec.source, selected.member, frame.index),
+            "set": spec.set, "source": spec.source, "anatomy": spec.anatomy, "kind": kind,
+            "member": selected.member, "index": frame.index, "clip": selected.clip, "patient": selected.patient,
+            "labels": sorted(selected.labels.items()), "split": selected.split,
+            "width": width, "height": height,
+            "source_width": pixels.shape[1], "source_height": pixels.shape[0],
+            "sha256": hashlib.sha256(data).hexdigest(), "pixel_sha256": pixel_sha256(cleaned.pixels),
+            "phash": phash(cleaned.pixels), "sector": list(cleaned.sector), "cleaned_fraction": cleaned.fraction,
+            "text_boxes": cleaned.text_boxes, "licence": spec.licence, "redistribution": spec.redistribution,
+            "at": at, "length": length, "mask_at": mask_at, "mask_length": mask_length,
+        }  # fmt: skip
+
+    def mask(self, selected: Selected, cleaned: Cleaned) -> tuple[int, int]:
+        """Store the mask of a sample, cut and resized as its picture was (nearest neighbour, no new values)."""
+        with self.spec.tree.open(selected.mask) as file:
+            media = open_media(file, selected.mask)
+            grey = next(self._grey(media.frames()))
+        if self.spec.mask_threshold is not None:
+            grey = np.where(grey > self.spec.mask_threshold, np.uint8(255), np.uint8(0))
+        x, y, w, h = cleaned.sector
+        height, width = cleaned.pixels.shape
+        if (grey.shape[1], grey.shape[0]) != (w, h):
+            grey = grey[y : y + h, x : x + w] if grey.shape[0] >= y + h and grey.shape[1] >= x + w and (x or y) else grey
+        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_NEAREST)
+        return self.put(encode(grey, Encoding(format="png")))
+
+    @staticmethod
+    def _grey(frames: Iterator[Frame]) -> Iterator[Pixels]:
+        for frame in frames:
+            yield frame.pixels if frame.pixels.ndim == 2 else frame.pixels.max(axis=2)
+
+    def put(self, data: bytes) -> tuple[int, int]:
+        at = self.at
+        self.sink.write(data)
+        self.at += len(data)
+        self.tally.bytes += len(data)
+        return at, len(data)
+
+    def reject(self, member: str, index: int, stage: str, reason: str, detail: str) -> None:
+        row = (self.spec.source, member, index, stage, reason, " ".join(detail.split()))
+        self.rejected.append(dict(zip(REJECTED.names, row, strict=True)))
+
+    def _sibling(self, path: str) -> Any:
+        folder = path.rsplit("/", 1)[0] + "/" if "/" in path else ""
+        return lambda name: self.spec.tree.open(folder + name)
+
+
+def without_culprit(spec: ChunkSpec) -> ChunkSpec | None:
+    """After a crash: the same chunk with the file that was being read marked, or None if that is unknown."""
+    try:
+        culprit = spec.reading_path.read_text()
+    except OSError:
+        return None
+    if not culprit or culprit in spec.poisoned:
+        return None
+    return replace(spec, poisoned=spec.poisoned | {culprit})

@@ -1,0 +1,49 @@
+"""Colour to grey, size, and the dark-frame test."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from openus.decode.frame import Pixels
+
+_FILTERS = {"area": cv2.INTER_AREA, "lanczos": cv2.INTER_LANCZOS4}
+
+
+def to_grey(pixels: Pixels) -> Pixels:
+    """Luma of uint8 [H, W, 3] RGB by ITU-R BT.601 weights; uint8 [H, W] passes through.
+
+    Returns:
+        uint8 [H, W].
+    """
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
+
+
+def resize_short_side(pixels: Pixels, size: int | None, how: Literal["area", "lanczos"] = "area") -> Pixels:
+    """Shrink uint8 [H, W] so that its short side is `size` pixels, aspect kept; never enlarges.
+
+    `area` averages the pixels that fall together, the right filter for speckle (nearest or bilinear
+    sampling aliases it); `lanczos` keeps edges sharper and is low-passed first where it must be.
+    """
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    if size is None or short <= size:
+        return pixels
+    target = (max(1, round(width * size / short)), max(1, round(height * size / short)))
+    if how == "lanczos":
+        return np.asarray(_lanczos(pixels, target))
+    return cv2.resize(pixels, target, interpolation=_FILTERS[how])
+
+
+def _lanczos(pixels: Pixels, target: tuple[int, int]) -> Pixels:
+    # Pillow widens the kernel with the scale; OpenCV's Lanczos has a fixed 8 x 8 support and would alias.
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.LANCZOS))
+
+
+def lit_fraction(pixels: Pixels, level: int) -> float:
+    """Share of the pixels of uint8 [H, W] that are brighter than `level`."""
+    return float(np.count_nonzero(pixels > level)) / max(1, pixels.size)

@@ -1,0 +1,31 @@
+"""Hashes of pictures: exact (SHA-256 of the pixels) and perceptual (256-bit DCT hash)."""
+
+from __future__ import annotations
+
+import hashlib
+
+import cv2
+import numpy as np
+
+from openus.decode.frame import Pixels
+
+_SIDE = 64
+_KEPT = 16
+
+
+def pixel_sha256(pixels: Pixels) -> str:
+    """SHA-256 over height and width (two little-endian int32) and the bytes of uint8 [H, W]."""
+    digest = hashlib.sha256(np.asarray(pixels.shape, "<i4").tobytes())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def phash(pixels: Pixels) -> str:
+    """Perceptual hash of uint8 [H, W]: 64 hexadecimal digits.
+
+    The picture is shrunk to 64 x 64 and transformed by a 2-D DCT; the 16 x 16 lowest frequencies are compared
+    with their median (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010).
+    """
+    small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    low = cv2.dct(small)[:_KEPT, :_KEPT]
+    return np.packbits(low > np.median(low)).tobytes().hex()

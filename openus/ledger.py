@@ -1,0 +1,75 @@
+"""What makes a build resumable: fingerprints of inputs and code, and one builder at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from openus import __version__
+from openus.errors import CorpusError
+from openus.select import Selected
+
+_CODE = ("archives", "archives.py", "chunks.py", "clean", "codecs.py", "decode", "dedup/hashes.py", "sources")
+
+
+@functools.cache
+def code_version() -> str:
+    """Hash of the code that turns bytes into samples: work done by other code is done again."""
+    root = Path(__file__).resolve().parent
+    digest = hashlib.sha256(__version__.encode())
+    for name in _CODE:
+        top = root / name
+        for path in sorted([top] if top.is_file() else top.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(roots: Sequence[Path], members: Sequence[Selected]) -> str:
+    """Identity of the bytes a chunk reads, without reading them: size and time of the archive or of each file.
+
+    The name of the place is left out, so that moved data is recognised.
+    """
+    digest = hashlib.sha256(code_version().encode())
+    for root in roots:
+        if root.is_dir():
+            # A member's path begins at the root; inside an archive that lies in the folder, the archive counts.
+            for member in members:
+                place = root / (member.unit or member.path)
+                digest.update(_stat(place if place.exists() else root / member.path))
+        else:
+            digest.update(root.name.encode() + _stat(root))
+    return digest.hexdigest()
+
+
+def _stat(path: Path) -> bytes:
+    try:
+        facts = path.stat()
+    except OSError:
+        return b"-"
+    return f"{facts.st_size} {facts.st_mtime_ns}\n".encode()
+
+
+@contextmanager
+def one_builder(work: Path) -> Iterator[None]:
+    """Hold the work folder for one build; a second one says so and leaves.
+
+    Raises:
+        CorpusError: another process is building here.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    handle = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CorpusError(
+                f"{work.parent}: another build is at work here; wait for it to end, or build into another folder"
+            ) from error
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,130 @@
+"""Shards: deterministic USTAR files of samples, and the Parquet manifest beside each."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from openus.shards.schema import ROW, sample_json
+
+BLOCK = tarfile.BLOCKSIZE
+_JSON_ESTIMATE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """What `corpus.json` keeps of a shard."""
+
+    file: str
+    bytes: int
+    samples: int
+    sha256: str
+    manifest: str
+    manifest_sha256: str
+
+
+def sample_footprint(image_bytes: int) -> int:
+    """Bytes a sample takes in a tar, its JSON estimated: used to cut a set into shards."""
+    return BLOCK * 2 + _padded(image_bytes) + _JSON_ESTIMATE
+
+
+def cut(sizes: Sequence[int], shard_bytes: int) -> list[slice]:
+    """Divide samples, in order, into shards of about `shard_bytes`; the last is not left tiny.
+
+    The number of shards is the total divided by the target, rounded up; samples are then spread evenly.
+    """
+    total = sum(sizes)
+    count = max(1, -(-total // shard_bytes))
+    parts: list[slice] = []
+    start, done = 0, 0
+    for index, size in enumerate(sizes):
+        done += size
+        if done >= total * (len(parts) + 1) / count and len(parts) < count - 1:
+            parts.append(slice(start, index + 1))
+            start = index + 1
+    if start < len(sizes):
+        parts.append(slice(start, len(sizes)))
+    return parts
+
+
+class _HashingFile:
+    """A file that hashes what passes through, so that a shard is read only once: when it is written."""
+
+    def __init__(self, file: io.BufferedWriter) -> None:
+        self.file, self.digest, self.at = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.at += len(data)
+        return self.file.write(data)
+
+
+def write_shard(
+    tar_path: Path, manifest_path: Path, samples: Iterable[tuple[dict[str, Any], bytes]], extension: str
+) -> ShardInfo:
+    """Write one shard and its manifest, each under a temporary name first, synced, then renamed.
+
+    `samples` are (row without shard, offset, size; image bytes) in their final order.
+    """
+    tar_path.parent.mkdir(parents=True, exist_ok=True)
+    manifest_path.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    temporary = tar_path.with_name(f".{tar_path.name}.part")
+    with temporary.open("wb") as file:
+        sink = _HashingFile(file)
+        for row, image in samples:
+            offset = _member(sink, f"{row['key']}.{extension}", image)
+            _member(sink, f"{row['key']}.json", sample_json(row))
+            rows.append({**row, "shard": tar_path.name, "offset": offset, "size": len(image)})
+        end = -(-(sink.at + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+        sink.write(b"\0" * (end - sink.at))
+        file.flush()
+        os.fsync(file.fileno())
+    manifest_digest = write_parquet(manifest_path, pa.Table.from_pylist(rows, schema=ROW))
+    temporary.replace(tar_path)
+    return ShardInfo(
+        tar_path.name, sink.at, len(rows), sink.digest.hexdigest(), manifest_path.name, manifest_digest
+    )
+
+
+def write_parquet(path: Path, table: pa.Table) -> str:
+    """Write a table atomically, the same bytes each time; returns the file's SHA-256."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", compression_level=3, write_statistics=True)
+    return write_bytes(path, buffer.getvalue())
+
+
+def write_bytes(path: Path, data: bytes) -> str:
+    """Write a file under a temporary name, sync it, rename it; returns its SHA-256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _member(sink: _HashingFile, name: str, data: bytes) -> int:
+    """Append one member; returns the offset of its first data byte."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime, info.uid, info.gid = len(data), 0o444, 0, 0, 0
+    sink.write(info.tobuf(tarfile.USTAR_FORMAT))
+    offset = sink.at
+    sink.write(data)
+    sink.write(b"\0" * (_padded(len(data)) - len(data)))
+    return offset
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
