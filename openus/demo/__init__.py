@@ -1,0 +1,31 @@
+"""The demo corpus: real ultrasound that travels with pydicom, and simulated phantoms.
+
+It needs no network and no account: `prepare` writes the inputs of the corpus `demo` into a folder, and
+`openus build OUT --demo` builds the corpus from them. What is simulated is called so everywhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openus.manifest import Catalogue, manifests_root
+
+CORPUS = "demo"
+"""Name of the corpus manifest, to be looked up in `catalogue()`."""
+
+
+def catalogue(*extra: Path) -> Catalogue:
+    """All manifests with those of the demo, which are kept apart from the 46 sources of OpenUS-46."""
+    return Catalogue(manifests_root() / "demo", *extra)
+
+
+def prepare(folder: Path) -> dict[str, Path]:
+    """Write the demo's inputs below `folder`; return where each source lies, by slug (for `--local`).
+
+    Inputs that are already there and complete are left as they are. Takes about 20 s on one core.
+    """
+    from openus.demo.inputs import (
+        write_inputs,
+    )  # SciPy and Pillow are not needed by those who only ask for help
+
+    return write_inputs(folder)
