@@ -1,0 +1,135 @@
+"""Transformer blocks and positions of the autoencoder, with timm's parameter names."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchEmbed(nn.Module):
+    """The patch projection: the reference's convolution, written as a product with only the given patches."""
+
+    def __init__(self, patch_size: int, in_chans: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, patch_size)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """[B,K,P], inside a patch row, column, channel -> [B,K,D]."""
+        return F.linear(patches, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over [B,T,D] (Vaswani et al. 2017), by PyTorch's fused kernels."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        """Attend over all tokens; answer for all of them, or only for the `last` ones."""
+        b, t, d = x.shape
+        shape = (self.num_heads, d // self.num_heads)
+        if last is None:
+            q, k, v = self.qkv(x).view(b, t, 3, *shape).unbind(2)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(x[:, -last:], weight[:d], bias[:d]).view(b, last, *shape)
+            k, v = F.linear(x, weight[d:], bias[d:]).view(b, t, 2, *shape).unbind(2)
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        result: Tensor = self.proj(y.transpose(1, 2).reshape(b, -1, d))
+        return result
+
+
+class CrossAttention(nn.Module):
+    """Queries [B,M,D] look at the source tokens [B,T,S], not at one another."""
+
+    def __init__(self, dim: int, source_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(source_dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        b, m, d = x.shape
+        shape = (self.num_heads, d // self.num_heads)
+        q = self.q(x).view(b, m, *shape)
+        k, v = self.kv(source).view(b, source.shape[1], 2, *shape).unbind(2)
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        result: Tensor = self.proj(y.transpose(1, 2).reshape(b, m, d))
+        return result
+
+
+class Mlp(nn.Module):
+    """Two linear maps with GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return result
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; with `last`, only the last tokens come out (others are looked at)."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        x = (x if last is None else x[:, -last:]) + self.attn(self.norm1(x), last)
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
+
+
+class CrossBlock(nn.Module):
+    """Cross-attention and MLP of CrossMAE (Fu et al., arXiv 2401.14391): no attention among hidden tokens."""
+
+    def __init__(self, dim: int, source_dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = CrossAttention(dim, source_dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x), source)
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
+
+
+class FeatureMix(nn.Module):
+    """Each decoder block looks at its own learned mixture of all encoder levels (CrossMAE, section 3.3)."""
+
+    def __init__(self, dim: int, levels: int, readers: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(readers, levels).normal_(std=levels**-0.5))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for _ in range(readers))
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Levels, each [B,T,D] -> one normalised mixture [B,T,D] for each reader."""
+        mixed = torch.einsum("rl,lbtd->rbtd", self.weight.to(levels[0].dtype), torch.stack(levels))
+        return [norm(mix) for norm, mix in zip(self.norms, mixed, strict=True)]
+
+
+def sincos_positions(dim: int, grid: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions, float32 [1, 1+grid*grid, dim]; the class token's is zero.
+
+    The first half encodes the column and the second the row, which is the order of the reference MAE.
+    """
+    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * omega
+    wave = torch.cat([angle.sin(), angle.cos()], dim=1)  # [grid, dim/2]
+    columns, rows = wave.repeat(grid, 1), wave.repeat_interleave(grid, dim=0)
+    table = torch.cat([columns, rows], dim=1)
+    return torch.cat([torch.zeros(1, dim, dtype=torch.float64), table])[None].float()
