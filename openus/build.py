@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from openus.engine.local import run_tasks
 from openus.errors import NeedsPersonError, OpenUSError, UsageError
 from openus.fetch import obtain
 from openus.ledger import fingerprint, one_builder
-from openus.manifest import Catalogue, Corpus, FramePolicy, Source
+from openus.manifest import Catalogue, Corpus, Source
 from openus.pack import MASK, ShardTask, plan_set, run_shard
 from openus.select import Selected, Selection, select
 from openus.shards.corpus import write_corpus
@@ -61,7 +60,6 @@ class BuildOptions:
     offline: bool = False
     workers: int = 0
     retry_failed: bool = False
-    salt: str = ""
 
 
 @dataclass
@@ -160,7 +158,7 @@ def _chunks(result: SourceResult, corpus: Corpus, work: Path) -> Iterator[ChunkS
         yield ChunkSpec(
             source=source.slug, set=result.set, anatomy=source.anatomy, licence=source.licence.name,
             redistribution=source.licence.redistribution, tree=tree, members=members,
-            policy=corpus.frames.get(source.slug, source.frames) if not held_out else FramePolicy(),
+            policy=corpus.frames.get(source.slug, source.frames),
             clean=clean, encoding=corpus.pack.held_out if held_out else corpus.pack.pretrain,
             masks=held_out and source.masks is not None,
             mask_threshold=source.masks.threshold if source.masks else None,
@@ -307,13 +305,3 @@ def _rejected_table(ready: Sequence[SourceResult], dropped: pa.Table) -> pa.Tabl
         rows += result.rejected
     table = pa.concat_tables([pa.Table.from_pylist(rows, schema=REJECTED), dropped])
     return table.sort_by([(name, "ascending") for name in ("source", "member", "index", "stage", "reason")])
-
-
-def free_space_note(out: Path, needed: int) -> str | None:
-    """A warning where the disk of `out` holds less than `needed` bytes; None where it suffices."""
-    place = next(path for path in (out, *out.resolve().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    return f"{place}: {free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed" if free < needed else None
-
-
-__all__ = ["BuildOptions", "BuildResult", "SourceResult", "build", "replace"]

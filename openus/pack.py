@@ -77,8 +77,7 @@ def plan_set(
         with pa.ipc.new_file(sink, rows.schema) as writer:
             writer.write_table(rows, max_chunksize=1024)
         data = sink.getvalue().to_pybytes()
-        # The place of the work folder is no part of what a shard is.
-        facts = data.replace(str(out).encode(), b"") + f"{__version__} {stem} {extension}".encode()
+        facts = data + f"{__version__} {stem} {extension}".encode()
         plan = folder / f"{stem}.arrow"
         write_bytes(plan, data)
         tasks.append(ShardTask(out, name, stem, extension, len(rows), plan, hashlib.sha256(facts).hexdigest()))

@@ -1,0 +1,195 @@
+"""The command `openus`. Options live here; the work is imported when a command runs, so that --help is instant."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from openus.console import (
+    DebugOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    WorkersOption,
+    print_json,
+    run,
+    set_debug,
+)
+from openus.errors import UsageError
+
+app = typer.Typer(
+    name="openus", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Rebuild the OpenUS ultrasound corpus: fetch, decode, clean, deduplicate, pack, verify.",
+    epilog="Begin with [bold]openus build --demo demo/corpus[/], or see what there is with [bold]openus sources[/].",
+)  # fmt: skip
+
+CPUS = os.cpu_count() or 1
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", help="Where downloads are kept. [default: $OPENUS_CACHE or ~/.cache/openus]")
+]
+MirrorOption = Annotated[
+    list[str] | None, typer.Option("--mirror", help="Folder or URL holding HOST/PATH copies, asked first. Repeatable.")
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only what is already on this machine.")]
+ManifestsOption = Annotated[
+    Path | None, typer.Option("--manifests", help="A folder with manifests of your own, added to the built-in ones.")
+]
+CorpusArgument = Annotated[Path, typer.Argument(help="A corpus folder.", show_default=False)]
+
+
+def _catalogue(manifests: Path | None) -> Any:
+    from openus.manifest import Catalogue
+
+    return Catalogue(*([manifests] if manifests else []))
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        from openus import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog="Examples:  openus sources   ·   openus sources --anatomy breast --access open   ·   openus sources --json")
+def sources(
+    anatomy: Annotated[str | None, typer.Option(help="Only this organ or region.")] = None,
+    access: Annotated[str | None, typer.Option(help="open, account, registration or request.")] = None,
+    kind: Annotated[str | None, typer.Option(help="image, video or volume.")] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="What each source gives under its frame policy.")] = False,
+    cache: CacheOption = None,
+    manifests: ManifestsOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the datasets of OpenUS-46: what they are, how to get them, what their licence allows."""
+    set_debug(debug)
+    from openus import views
+
+    views.sources(_catalogue(manifests), cache, dict(anatomy=anatomy, access=access, kind=kind), estimate, as_json)
+
+
+@app.command(epilog="Example:  openus show bus-bra")
+def show(
+    slug: Annotated[str, typer.Argument(help="A source, as `openus sources` names it.")],
+    manifests: ManifestsOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Tell all about one dataset: routes, files, selectors, labels, splits, licence, traps."""
+    set_debug(debug)
+    from openus import views
+
+    views.show(_catalogue(manifests).source(slug), as_json)
+
+
+@app.command(epilog="Examples:  openus fetch stu-hospital covid-blues   ·   openus fetch echonet-dynamic --wait")
+def fetch(
+    slugs: Annotated[list[str], typer.Argument(help="Sources to fetch.")],
+    cache: CacheOption = None,
+    mirror: MirrorOption = None,
+    offline: OfflineOption = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for files that a person must place.")] = False,
+    manifests: ManifestsOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Download sources into the cache; for those that need a person, say what to do, step by step."""
+    set_debug(debug)
+    from openus.commands import fetch_sources
+
+    fetch_sources(
+        _catalogue(manifests), slugs, cache=cache, mirrors=mirror or [], offline=offline, wait=wait, quiet=quiet,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command(
+    epilog="Examples:  openus build   ·   openus build OUT --source stu-hospital   ·   "
+    "openus build OUT --mirror ../mirror --local bus-bra=~/Downloads/BUSBRA   ·   openus build demo/corpus --demo"
+)
+def build(
+    out: Annotated[Path, typer.Argument(help="Corpus folder to make or to go on with.")] = Path("openus-46"),
+    corpus: Annotated[str, typer.Option(help="Name of a corpus, or a YAML file.")] = "openus-46",
+    source: Annotated[list[str] | None, typer.Option("--source", help="Only this source. Repeatable.")] = None,
+    mirror: MirrorOption = None,
+    local: Annotated[
+        list[str] | None, typer.Option("--local", help="SLUG=PATH of data already downloaded or unpacked. Repeatable.")
+    ] = None,
+    cache: CacheOption = None,
+    engine: Annotated[str, typer.Option(help="Where the work runs: local.")] = "local",
+    offline: OfflineOption = False,
+    size: Annotated[str | None, typer.Option(help="Short side in pixels, or 'native'. [default: the corpus's]")] = None,
+    frames: Annotated[
+        list[str] | None, typer.Option("--frames", help="SLUG=STRIDE[,CAP] or STRIDE[,CAP] for all. Repeatable.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail when a source is missing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files again that failed before.")] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Build the small demo corpus: no download needed.")] = False,
+    manifests: ManifestsOption = None,
+    workers: WorkersOption = CPUS,
+    seed: SeedOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Build a corpus: fetch what is open, list what needs a person, and turn all of it into shards.
+
+    Run it again to go on after an interruption, or to add what has arrived since.
+    """
+    set_debug(debug)
+    if engine != "local":
+        raise UsageError(f"--engine {engine}: this version has 'local' only")
+    from openus.commands import build_corpus
+
+    build_corpus(
+        out, _catalogue(manifests), corpus=corpus, slugs=source or [], mirrors=mirror or [], local=local or [],
+        cache=cache, offline=offline, size=size, frames=frames or [], strict=strict, retry_failed=retry_failed,
+        demo=demo, workers=workers, seed=seed, quiet=quiet, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command(epilog="Example:  openus verify openus-46 --deep")
+def verify(
+    out: CorpusArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every picture, too.")] = False,
+    workers: WorkersOption = CPUS,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check every byte of a corpus against its manifests, and that every input is accounted for."""
+    set_debug(debug)
+    from openus.commands import verify_corpus
+
+    verify_corpus(out, deep=deep, workers=workers, quiet=quiet, as_json=as_json)
+
+
+@app.command(epilog="Example:  openus stats openus-46 --by anatomy")
+def stats(
+    out: CorpusArgument,
+    by: Annotated[str, typer.Option(help="source, anatomy, set, licence or split.")] = "source",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Count what a corpus holds: samples, clips, patients, sizes, labels, reasons of rejection."""
+    set_debug(debug)
+    from openus import views
+
+    views.stats(out, by, as_json)
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    run(app, "openus")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What the commands do, between their options (`cli.py`) and the work (`build.py`, `fetch.py`, `verify.py`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from openus import console, views
+from openus.errors import NeedsPersonError, OpenUSError, UsageError
+from openus.manifest import Catalogue, Corpus, FramePolicy
+
+Report = Callable[[str, int, int | None], None]
+
+
+@contextmanager
+def reporter(quiet: bool, unit: str = "files") -> Iterator[Report]:
+    """A progress display that the stages feed by (stage, units done now, total)."""
+    with console.progress(quiet, unit) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int | None) -> None:
+            if stage.startswith("fetch "):
+                # Transfers report bytes done so far, not steps.
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage, total=total)
+                bar.update(tasks[stage], completed=done, total=total)
+                return
+            if total is None:
+                return
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], advance=done, total=total)
+
+        yield report
+
+
+def build_corpus(
+    out: Path, catalogue: Catalogue, *, corpus: str, slugs: Sequence[str], mirrors: Sequence[str],
+    local: Sequence[str], cache: Path | None, offline: bool, size: str | None, frames: Sequence[str], strict: bool,
+    retry_failed: bool, demo: bool, workers: int, seed: int | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Build a corpus and print its closing table; raises when nothing, or under --strict not all, could be had."""
+    from openus.build import BuildOptions, build
+    from openus.fetch import default_cache
+
+    started = time.monotonic()
+    places = _local(local)
+    if demo:
+        from openus.demo import DEMO_MANIFESTS, prepare
+
+        catalogue = Catalogue(*catalogue.roots[1:], DEMO_MANIFESTS)
+        corpus = "demo"
+        places = {**prepare(out / ".work" / "demo-inputs", quiet=quiet), **places}
+    plan = _adjusted(catalogue.corpus(corpus), catalogue, size, frames, seed)
+    options = BuildOptions(
+        cache=default_cache(cache), mirrors=tuple(mirrors), local=places, offline=offline, workers=workers,
+        retry_failed=retry_failed,
+    )  # fmt: skip
+    with reporter(quiet or as_json) as report:
+        result = build(out, plan, catalogue, options, slugs, report)
+    if as_json:
+        console.print_json(result.summary | {"out": str(out)})
+    else:
+        views.build_table(result, time.monotonic() - started)
+    if result.missing and strict:
+        names = ", ".join(item.source.slug for item in result.missing)
+        raise OpenUSError(f"--strict: {len(result.missing)} sources are missing: {names}")
+
+
+def _local(pairs: Sequence[str]) -> dict[str, Path]:
+    places: dict[str, Path] = {}
+    for pair in pairs:
+        slug, equals, path = pair.partition("=")
+        if not equals or not slug or not path:
+            raise UsageError(f"--local {pair}: expected SLUG=PATH, for example --local bus-bra=~/Downloads/BUSBRA.zip")
+        place = Path(path).expanduser()
+        if not place.exists():
+            raise UsageError(f"--local {pair}: there is nothing at {place}")
+        places[slug] = place
+    return places
+
+
+def _adjusted(
+    corpus: Corpus, catalogue: Catalogue, size: str | None, frames: Sequence[str], seed: int | None
+) -> Corpus:
+    """The corpus with the options of the command line in place of its own settings."""
+    changes: dict[str, Any] = {}
+    if seed is not None:
+        changes["seed"] = seed
+    if size is not None:
+        if size != "native" and not (size.isdigit() and int(size) > 0):
+            raise UsageError(f"--size {size}: expected a number of pixels, or 'native'")
+        changes["clean"] = corpus.clean.model_copy(update={"size": size if size == "native" else int(size)})
+    if frames:
+        changes["frames"] = corpus.frames | _policies(frames, corpus, catalogue)
+    return corpus.model_copy(update=changes)
+
+
+def _policies(frames: Sequence[str], corpus: Corpus, catalogue: Catalogue) -> dict[str, FramePolicy]:
+    policies: dict[str, FramePolicy] = {}
+    for text in frames:
+        slug, _, numbers = text.rpartition("=")
+        parts = numbers.split(",")
+        if not all(part.isdigit() and int(part) > 0 for part in parts) or len(parts) > 2:
+            raise UsageError(f"--frames {text}: expected STRIDE or STRIDE,CAP, perhaps after SLUG=")
+        update = {"stride": int(parts[0]), "cap": int(parts[1]) if len(parts) == 2 else None}
+        known = catalogue.slugs if corpus.sources == "all" else corpus.sources
+        for name in [slug] if slug else known:
+            source = catalogue.source(name)
+            policies[name] = corpus.frames.get(name, source.frames).model_copy(update=update)
+    return policies
+
+
+def fetch_sources(
+    catalogue: Catalogue, slugs: Sequence[str], *, cache: Path | None, mirrors: Sequence[str], offline: bool,
+    wait: bool, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Fetch sources one after the other; what one of them lacks does not stop the next."""
+    from openus.fetch import default_cache, obtain, wait_for_files
+
+    place = default_cache(cache)
+    wanted = list(catalogue.sources(slugs))
+    outcome: dict[str, dict[str, Any]] = {}
+    failed: list[str] = []
+    for source in wanted:
+        with reporter(quiet or as_json, "bytes") as report:
+            try:
+                try:
+                    got = obtain(
+                        source, cache=place, mirrors=mirrors, offline=offline,
+                        on_bytes=lambda file, done, total: report(f"fetch {file.name}", done, total),
+                    )  # fmt: skip
+                except NeedsPersonError as person:
+                    if not wait:
+                        raise
+                    views.steps(source, person)
+                    got = wait_for_files(source, cache=place)
+                outcome[source.slug] = {"route": got.route, "bytes": got.bytes, "paths": [str(p) for p in got.roots]}
+            except OpenUSError as error:
+                failed.append(source.slug)
+                steps = list(error.steps) if isinstance(error, NeedsPersonError) else []
+                outcome[source.slug] = {"error": str(error), "steps": steps}
+    if as_json:
+        console.print_json(outcome)
+    else:
+        views.fetched(outcome)
+    if failed:
+        raise OpenUSError(f"{len(failed)} of {len(wanted)} sources are not here yet: {', '.join(failed)}")
+
+
+def verify_corpus(out: Path, *, deep: bool, workers: int, quiet: bool, as_json: bool) -> None:
+    """Verify a corpus; raises after naming every problem."""
+    from openus.shards.verify import verify
+
+    with reporter(quiet or as_json, "samples") as report:
+        verdict = verify(out, deep=deep, workers=workers, report=report)
+    if as_json:
+        console.print_json(vars(verdict) | {"sound": not verdict.problems})
+    else:
+        views.verdict(out, verdict, deep)
+    if verdict.problems:
+        raise OpenUSError(f"{out}: {len(verdict.problems)} problems; run 'openus build' again to mend the corpus")

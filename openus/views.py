@@ -1,0 +1,228 @@
+"""Tables and lists for people, and the same as JSON for machines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from openus.console import err, out, print_json
+from openus.errors import NeedsPersonError, UsageError
+
+if TYPE_CHECKING:
+    from openus.build import BuildResult, SourceResult
+    from openus.manifest import Catalogue, Source
+    from openus.shards.verify import Verdict
+
+_SHOWN_PROBLEMS = 20
+
+
+def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def number(value: int | None) -> str:
+    """A count for people: thousands separated, "?" where unknown."""
+    return "?" if value is None else f"{value:,}"
+
+
+def size(value: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def sources(
+    catalogue: Catalogue, cache: Path | None, wanted: Mapping[str, str | None], estimate: bool, as_json: bool
+) -> None:
+    """`openus sources`: a row per source, filtered."""
+    from openus.fetch import default_cache, is_cached
+
+    place = default_cache(cache)
+    rows = []
+    for source in sorted(catalogue.sources(), key=lambda s: (s.number or 10**6, s.slug)):
+        facts = {"anatomy": source.anatomy, "access": source.access, "kind": source.kind}
+        if all(value is None or value.lower() in facts[name].lower() for name, value in wanted.items()):
+            rows.append(
+                {"number": source.number, "slug": source.slug, **facts, "licence": source.licence.name,
+                 "redistribution": source.licence.redistribution, "expected": source.expected.frames,
+                 "cached": is_cached(source, place)}
+            )  # fmt: skip
+    if not rows:
+        filters = ", ".join(f"{name}={value}" for name, value in wanted.items() if value)
+        raise UsageError(f"no source has {filters}; see 'openus sources' for what there is")
+    if estimate:
+        _estimate(catalogue, [row["slug"] for row in rows], as_json)
+        return
+    if as_json:
+        print_json(rows)
+        return
+    table = _table("#", "source", "anatomy", "kind", "access", "may be shared", "frames", "here", right=("#", "frames"))
+    for row in rows:
+        table.add_row(
+            str(row["number"] or ""), f"[bold]{row['slug']}[/]", escape(row["anatomy"]), row["kind"], row["access"],
+            row["redistribution"], number(row["expected"]), "yes" if row["cached"] else "",
+        )  # fmt: skip
+    out.print(table)
+    out.print(f"\n{len(rows)} sources. Details: openus show SLUG", style="dim")
+
+
+def _estimate(catalogue: Catalogue, slugs: list[str], as_json: bool) -> None:
+    from openus.estimate import estimate_all
+
+    rows = estimate_all(catalogue, slugs)
+    if as_json:
+        print_json(rows)
+        return
+    table = _table("#", "source", "frames there", "policy", "samples", "confidence", right=("#", "frames there", "samples"))
+    for row in rows:
+        table.add_row(
+            str(row["number"] or ""), row["slug"], number(row["frames"]), row["policy"], number(row["samples"]),
+            row["confidence"],
+        )  # fmt: skip
+    known = [row["samples"] for row in rows if row["samples"] is not None]
+    out.print(table)
+    out.print(f"\nabout {sum(known):,} samples from {len(known)} sources; {len(rows) - len(known)} unknown. Estimates, not counts.")
+
+
+def show(source: Source, as_json: bool) -> None:
+    """`openus show`: everything the manifest knows."""
+    if as_json:
+        print_json(source.model_dump(mode="json", by_alias=True))
+        return
+    out.print(f"[bold]{source.slug}[/]  {escape(source.title)}")
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="cyan", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, value in _facts(source):
+        facts.add_row(name, escape(value))
+    out.print(facts)
+
+
+def _facts(source: Source) -> list[tuple[str, str]]:
+    rows = [
+        ("number", str(source.number or "")), ("anatomy", source.anatomy), ("kind", source.kind),
+        ("homepage", source.homepage or ""),
+        ("licence", f"{source.licence.name} → {source.licence.redistribution}" + (f" ({source.licence.note})" if source.licence.note else "")),
+    ]  # fmt: skip
+    if source.citation:
+        doi = f", doi:{source.citation.doi}" if source.citation.doi else ""
+        rows.append(("cite", f"{source.citation.title} ({source.citation.year or 'n.d.'}){doi}"))
+    for position, route in enumerate(source.routes, 1):
+        rows.append((f"route {position}", f"{route.host} {route.id or route.url or ''} [{route.access}]" + (f"  {route.note}" if route.note else "")))
+        rows += [("", f"  {file.name}  {size(file.bytes) if file.bytes else ''}") for file in route.files]
+        rows += [("", f"  {number}. {step}") for number, step in enumerate(route.steps, 1)]
+    rows += [("images", ", ".join(source.images)), ("excluded", ", ".join(source.exclude))]
+    policy = source.frames
+    if source.kind != "image":
+        rows.append(("frames", f"every {policy.stride}, at most {policy.cap or 'all'} of a clip" + (f", along {policy.axis}" if source.kind == "volume" else "")))
+    for name, rule in source.labels.items():
+        rows.append((f"label {name}", ", ".join(dict.fromkeys(rule.classes.values())) if rule.classes else "any value"))
+    rows.append(("patient", "known" if source.patient else "unknown"))
+    rows.append(("split", "published" if source.split else "none published"))
+    rows.append(("masks", "yes" if source.masks else "no"))
+    rows.append(("expected", f"{number(source.expected.members)} files, {number(source.expected.frames)} frames, {number(source.expected.patients)} patients"))
+    rows += [("overlap" if i == 0 else "", text) for i, text in enumerate(source.overlaps)]
+    rows += [("trap" if i == 0 else "", text) for i, text in enumerate(source.traps)]
+    rows.append(("confidence", source.confidence))
+    return [(name, value) for name, value in rows if value]
+
+
+def steps(source: Source, person: NeedsPersonError) -> None:
+    """What a person must do for one source."""
+    err.print(f"[bold]{source.slug}[/]: {escape(str(person))}", soft_wrap=True)
+    for position, step in enumerate(person.steps, 1):
+        err.print(f"  {position}. {step}", markup=False, soft_wrap=True)
+
+
+def fetched(outcome: Mapping[str, Mapping[str, Any]]) -> None:
+    """The result of `openus fetch`."""
+    for slug, entry in outcome.items():
+        if "error" in entry:
+            out.print(f"[red]{slug}[/]: {escape(entry['error'])}", soft_wrap=True)
+            for position, step in enumerate(entry["steps"], 1):
+                out.print(f"  {position}. {step}", markup=False, soft_wrap=True)
+        else:
+            out.print(f"[green]{slug}[/]: {size(entry['bytes'])} by {entry['route']}", soft_wrap=True)
+            for path in entry["paths"]:
+                out.print(f"  {path}", markup=False, soft_wrap=True)
+
+
+def build_table(result: BuildResult, seconds: float) -> None:
+    """The closing table of a build, and what is left for a person to do."""
+    right = ("files", "frames", "kept", "rejected", "bytes", "time")
+    table = _table("source", "set", "files", "frames", "kept", "rejected", "why", "bytes", "time", right=right)
+    for item in result.results:
+        if item.problem is None:
+            _build_row(table, item, result.summary["sources"][item.source.slug])
+    out.print(table)
+    for item in result.results:
+        notes = result.summary["sources"][item.source.slug]["notes"] if item.problem is None else []
+        for note in notes:
+            out.print(f"  note on {item.source.slug}: {note}", style="yellow", markup=False, soft_wrap=True)
+    for name, entry in result.summary["sets"].items():
+        shards = entry["shards"]
+        total = size(sum(shard["bytes"] for shard in shards))
+        out.print(f"[bold]{name}[/]: {entry['samples']:,} samples in {len(shards)} shards, {total}")
+    if result.missing:
+        out.print(f"\n[bold]{len(result.missing)} sources are missing.[/] What to do for each:")
+        for item in result.missing:
+            out.print(f"[yellow]{item.source.slug}[/]: {escape(str(item.problem))}", soft_wrap=True)
+            if isinstance(item.problem, NeedsPersonError):
+                for position, step in enumerate(item.problem.steps, 1):
+                    out.print(f"  {position}. {step}", markup=False, soft_wrap=True)
+    out.print(f"\n{result.out}: done in {seconds:.1f} s. Check it with: openus verify {result.out}", markup=False, soft_wrap=True)
+
+
+def _build_row(table: Table, item: SourceResult, entry: Mapping[str, Any]) -> None:
+    frames, reasons = entry["frames"], Counter(entry["rejected"])
+    reasons.pop("policy", None)
+    why = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+    table.add_row(
+        f"[bold]{item.source.slug}[/]", entry["set"], number(entry["members"]["selected"]), number(frames["announced"]),
+        number(frames["kept"]), number(sum(reasons.values())), why, size(item.tally.bytes), f"{item.seconds:.1f} s",
+    )  # fmt: skip
+
+
+def verdict(folder: Path, found: Verdict, deep: bool) -> None:
+    """The result of `openus verify`."""
+    for problem in found.problems[:_SHOWN_PROBLEMS]:
+        out.print(f"[red]✗[/] {escape(problem)}", soft_wrap=True)
+    if len(found.problems) > _SHOWN_PROBLEMS:
+        out.print(f"… and {len(found.problems) - _SHOWN_PROBLEMS} more (all of them with --json)")
+    if not found.problems:
+        how = "each decoded" if deep else "each byte range hashed"
+        out.print(
+            f"[green]✓[/] {folder}: {found.shards} shards, {found.samples:,} samples ({how}), {size(found.bytes)}; "
+            "every input is accounted for", soft_wrap=True,
+        )  # fmt: skip
+
+
+def stats(folder: Path, by: str, as_json: bool) -> None:
+    """`openus stats`: counts by a column of the manifest."""
+    from openus.stats import corpus_stats
+
+    result = corpus_stats(folder, by)
+    if as_json:
+        print_json(result)
+        return
+    table = _table(by, "samples", "clips", "patients", "median size", "bytes", right=("samples", "clips", "patients", "bytes"))
+    for row in result["rows"]:
+        table.add_row(row[by] or "(none)", number(row["samples"]), number(row["clips"]), number(row["patients"]), row["median_size"], size(row["bytes"]))
+    out.print(table)
+    for label, classes in result["labels"].items():
+        shown = ", ".join(f"{name} {count:,}" for name, count in list(classes.items())[:8])
+        more = f", and {len(classes) - 8} more" if len(classes) > 8 else ""
+        out.print(f"[cyan]{escape(label)}[/]: {escape(shown)}{more}", soft_wrap=True)
+    if result["rejected"]:
+        out.print("[cyan]rejected[/]: " + ", ".join(f"{name} {count:,}" for name, count in result["rejected"].items()))
