@@ -7,28 +7,24 @@ only where a test needs the layout of a corpus and not real ultrasound.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import tarfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from openus.shards.schema import ROW, SCHEMA_VERSION, sample_json
+from openus.shards.schema import REJECTED, SCHEMA_VERSION
+from openus.shards.writer import ShardInfo, write_parquet, write_shard
 
 _SOURCES = {
     "covid-blues": ("lung", "frame"),
     "stu-hospital": ("breast", "image"),
     "fetal-planes": ("fetal", "image"),
 }
-
-
-Sample = tuple[dict[str, Any], bytes, bytes]  # row, picture bytes, mask bytes
 
 
 def picture(
@@ -61,18 +57,6 @@ def encode(grey: np.ndarray, fmt: str) -> bytes:
     return bytes(data)
 
 
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> list[int]:
-    """Write members in the given order as a reproducible USTAR file; return where the bytes of each begin."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = len(data), 0o444
-            tar.addfile(info, io.BytesIO(data))
-    with tarfile.open(path) as tar:
-        return [member.offset_data for member in tar]
-
-
 def _row(name: str, number: int, data: bytes, grey: np.ndarray, label: str) -> dict[str, Any]:
     pretrain = name == "pretrain"
     slug = list(_SOURCES)[0 if number % 4 < 2 else number % 4 - 1] if pretrain else name
@@ -90,32 +74,6 @@ def _row(name: str, number: int, data: bytes, grey: np.ndarray, label: str) -> d
         "pixel_sha256": pixels, "phash": pixels, "cluster": key, "sector": [0, 0, width, height],
         "cleaned_fraction": 0.0, "text_boxes": -1, "licence": "CC-BY-4.0", "redistribution": "pixels",
     }  # fmt: skip
-
-
-def _write_shard(
-    folder: Path, name: str, number: int, samples: list[Sample], fmt: str
-) -> list[dict[str, Any]]:
-    """Write shard `number` of a set (and the mask shard beside it); return the corpus.json entries."""
-    path = folder / name / f"{name}-{number:06d}.tar"
-    pairs = [((f"{r['key']}.{fmt}", data), (f"{r['key']}.json", sample_json(r))) for r, data, _ in samples]
-    offsets = write_tar(path, [member for pair in pairs for member in pair])[::2]
-    rows = [
-        row | {"shard": path.name, "offset": at, "size": len(data)}
-        for (row, data, _), at in zip(samples, offsets, strict=True)
-    ]
-    (folder / "manifest").mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=ROW), folder / "manifest" / f"{path.stem}.parquet")
-    written = [(name, path)]
-    if name != "pretrain":
-        mask = f"{name}-mask"
-        masks = folder / mask / f"{mask}-{number:06d}.tar"
-        write_tar(masks, [(f"{row['key']}.png", png) for row, _, png in samples])
-        written.append((mask, masks))
-    return [
-        {"name": path.name, "set": owner, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-         "bytes": path.stat().st_size, "samples": len(samples)}
-        for owner, path in written
-    ]  # fmt: skip
 
 
 def make_corpus(
@@ -140,7 +98,7 @@ def make_corpus(
     """
     folder = Path(folder)
     sets = dict(sets or {"pretrain": 40, "bus-bra": 30})
-    entries: list[dict[str, Any]] = []
+    shards: dict[str, list[ShardInfo]] = {}
     for name, count in sets.items():
         rng = np.random.default_rng([seed, *name.encode()])
         samples = []
@@ -152,11 +110,35 @@ def make_corpus(
             samples.append((row, data, encode(mask, "png")))
         order = rng.permutation(count)
         for number, start in enumerate(range(0, count, shard_samples)):
-            part = sorted(
-                (samples[i] for i in order[start : start + shard_samples]), key=lambda s: str(s[0]["key"])
-            )
-            entries += _write_shard(folder, name, number, part, fmt)
-    corpus = {"schema": SCHEMA_VERSION, "name": "test", "seed": seed, "sets": sets, "shards": entries}
-    folder.mkdir(parents=True, exist_ok=True)
+            part = [samples[i] for i in order[start : start + shard_samples]]
+            pictures = [(row, data) for row, data, _ in part]
+            shards.setdefault(name, []).append(_write(folder, name, number, pictures, fmt))
+            if name != "pretrain":
+                masks = [
+                    (row | {"set": f"{name}-mask", "sha256": hashlib.sha256(png).hexdigest()}, png)
+                    for row, _, png in part
+                ]
+                shards.setdefault(f"{name}-mask", []).append(
+                    _write(folder, f"{name}-mask", number, masks, "png")
+                )
+        shards.setdefault(name, [])
+    rejected = write_parquet(
+        folder / "manifest" / "rejected.parquet", pa.Table.from_pylist([], schema=REJECTED)
+    )
+    parts = {
+        name: {"samples": sum(info.samples for info in infos), "shards": [asdict(info) for info in infos]}
+        for name, infos in shards.items()
+    }
+    corpus = {
+        "schema": SCHEMA_VERSION, "openus": "test", "corpus": {"name": "test", "seed": seed}, "sources": {},
+        "missing": {}, "sets": parts, "rejected": {"rows": 0, "sha256": rejected},
+    }  # fmt: skip
     (folder / "corpus.json").write_text(json.dumps(corpus, indent=1))
     return folder
+
+
+def _write(
+    folder: Path, name: str, number: int, samples: list[tuple[dict[str, Any], bytes]], fmt: str
+) -> ShardInfo:
+    stem = f"{name}-{number:06d}"
+    return write_shard(folder / name / f"{stem}.tar", folder / "manifest" / f"{stem}.parquet", samples, fmt)
