@@ -160,6 +160,21 @@ class FramePolicy(_Strict):
     flip: Literal["none", "horizontal", "vertical"] = "none"
 
 
+class Stack(_Strict):
+    """Clips that lie one after another in one array file (HDF5): names of its arrays.
+
+    Such a file counts as a folder of clips: the clip ``129_`` in ``dataset.hdf5`` is the member
+    ``dataset.hdf5/129_``, and rules see that path.
+    """
+
+    pixels: str
+    """Frames [n, H, W] or [n, H, W, 3]."""
+    clip: str
+    """Name of each frame's clip [n]."""
+    order: str | None = None
+    """Number of each frame in its clip [n]; None where they lie in order."""
+
+
 class Masks(_Strict):
     """How the mask of an image is found: `match` is searched in the image's path, `path` is the template
     of the mask's path (``{name}`` for each named group), matched from the right."""
@@ -205,6 +220,8 @@ class Source(_Strict):
     exclude: tuple[str, ...] = ()
     """Known files that are not images (masks, tables, previews); they win over `images`."""
     frames: FramePolicy = FramePolicy()
+    stack: Stack | None = None
+    """Where one array file holds many clips; None where a file is one image, clip or volume."""
     clip: Rule | None = None
     """Groups frames of one acquisition stored as separate files. Clips and volumes are their own clip."""
     patient: Rule | None = None
