@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO
 
@@ -74,7 +75,7 @@ class Tables:
             return _delimited(_decode(data), sep or ("\t" if suffix == "tsv" else None), skip, header)
         except MissingExtraError:
             raise
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
             raise SourceError(f"{self._slug}: {path} cannot be read as a table: {error}") from error
 
 

@@ -1,0 +1,45 @@
+import hashlib
+
+import cv2
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image
+
+from openus.dedup.hashes import phash, pixel_sha256
+
+
+def speckle(seed: int, height: int = 180, width: int = 240) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    noise = rng.rayleigh(1, (height, width)) * cv2.GaussianBlur(rng.random((height, width)), (0, 0), 20) ** 8
+    return (255 * noise / noise.max()).astype(np.uint8)
+
+
+def distance(a: str, b: str) -> int:
+    return (int(a, 16) ^ int(b, 16)).bit_count()
+
+
+def test_pixel_hash_covers_shape_and_pixels() -> None:
+    flat = np.zeros((4, 6), np.uint8)
+    assert pixel_sha256(flat) != pixel_sha256(flat.reshape(6, 4))
+    assert pixel_sha256(flat) == hashlib.sha256(b"\4\0\0\0\6\0\0\0" + bytes(24)).hexdigest()
+    assert pixel_sha256(speckle(1)[:, ::2]) == pixel_sha256(np.ascontiguousarray(speckle(1)[:, ::2]))
+
+
+def test_phash_survives_resizing_and_jpeg_but_tells_pictures_apart() -> None:
+    picture = speckle(1)
+    base = phash(picture)
+    assert len(base) == 64
+    small = cv2.resize(picture, (160, 120), interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], cv2.IMREAD_GRAYSCALE)
+    others = [distance(base, phash(speckle(seed))) for seed in range(2, 22)]
+    assert distance(base, phash(small)) < min(others) / 2
+    assert distance(base, phash(jpeg)) < min(others) / 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_phash_agrees_with_imagehash(seed: int) -> None:
+    picture = speckle(seed, 64, 64)  # equal size, so that only the transform is compared
+    theirs = imagehash.phash(Image.fromarray(picture), hash_size=16, highfreq_factor=4)
+    bits = np.packbits(theirs.hash).tobytes().hex()
+    assert distance(phash(picture), bits) <= 4  # ties at the median only
