@@ -16,6 +16,7 @@ Biol. 25 (1980) 463. Lengths are millimetres, frequencies megahertz, levels deci
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -185,11 +186,23 @@ def view(patient: Patient, number: int, size: int = 192, margin: int = 6) -> Pha
     # Time-gain compensation evens average tissue out; what attenuates more throws a shadow, less, light.
     level = level - np.cumsum(2 * loss, axis=0) * (probe.depth / SAMPLES)
     level = level + np.linspace(-0.5, 0.5, SAMPLES, dtype=np.float32)[:, None] * patient.slope
-    rf = _scatter(rng, level)
-    for depth, strength in patient.tissue.interfaces(probe.to_space, level.shape[1], rng):
-        _reflect(rf, depth / probe.depth, strength, level)
-    signal = _spread(_analytic(rf, probe), probe) + _noise(rng)
+    reflectors = patient.tissue.interfaces(probe.to_space, LINES, rng)
+    signal = echoes(rng, probe, level, reflectors) + _noise(rng)
     return _picture(signal, patient, lesion, size, margin)
+
+
+def echoes(
+    rng: np.random.Generator, probe: Probe, level: Array, reflectors: Iterable[tuple[Array, Array]] = ()
+) -> NDArray[np.complex64]:
+    """The analytic signal of each line in base band, complex64 [SAMPLES, LINES]; its magnitude: the envelope.
+
+    level:      float32 [SAMPLES, LINES], strength in dB of the scatterers at each place in beam coordinates.
+    reflectors: smooth interfaces as (depth along each line in mm [LINES], strength [LINES]).
+    """
+    rf = _scatter(rng, level)
+    for depth, strength in reflectors:
+        _reflect(rf, depth / probe.depth, strength, level)
+    return spread(analytic(rf, probe), probe)
 
 
 def _beam_grid(samples: int, depth: float) -> tuple[Array, Array]:
@@ -198,13 +211,10 @@ def _beam_grid(samples: int, depth: float) -> tuple[Array, Array]:
 
 
 def _scatter(rng: np.random.Generator, level: Array) -> Array:
-    """Echo strengths of random point scatterers on the radio-frequency grid, [RF_SAMPLES, LINES]."""
+    """Echo strengths of point scatterers at random places of the radio-frequency grid [RF_SAMPLES, LINES]."""
     cells = rng.integers(RF_SAMPLES * LINES, size=SCATTERERS)
     row, line = np.divmod(cells, LINES)
-    strength = (
-        rng.standard_normal(SCATTERERS, dtype=np.float32)
-        * _amplitude(level)[row * SAMPLES // RF_SAMPLES, line]
-    )
+    strength = _amplitude(level)[row * SAMPLES // RF_SAMPLES, line]
     return (
         np.bincount(cells, weights=strength, minlength=RF_SAMPLES * LINES)
         .astype(np.float32)
@@ -223,7 +233,7 @@ def _reflect(rf: Array, depth: Array, strength: Array, level: Array) -> None:
     rf[rows, lines] += strength[lines] * np.exp(-((slope / 2.5) ** 2)) * shadow
 
 
-def _analytic(rf: Array, probe: Probe) -> NDArray[np.complex64]:
+def analytic(rf: Array, probe: Probe) -> NDArray[np.complex64]:
     """Pulse, analytic signal and demodulation in one step along the line, [SAMPLES, LINES].
 
     The pulse is a Gaussian in frequency round the carrier; keeping only positive frequencies gives the
@@ -240,7 +250,7 @@ def _analytic(rf: Array, probe: Probe) -> NDArray[np.complex64]:
     return np.asarray(signal, dtype=np.complex64)
 
 
-def _spread(signal: NDArray[np.complex64], probe: Probe, zones: int = 8) -> NDArray[np.complex64]:
+def spread(signal: NDArray[np.complex64], probe: Probe, zones: int = 8) -> NDArray[np.complex64]:
     """The beam's width: a Gaussian across the lines, narrow at the focus and wider away from it.
 
     The width changes smoothly with depth; it is computed for a few depths and blended between them.

@@ -1,0 +1,83 @@
+# One word for everything this project does; `make help` lists them.
+#
+# Every target does its own set-up from a bare Python 3.11 or 3.12 with pip: a virtual environment in .venv, made
+# once and kept until pyproject.toml, the Python or the folder changes. An interrupted installation is redone.
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+# The first Python that will do. sys._base_executable is the interpreter behind an activated environment, which may
+# be the very .venv that is about to be made anew.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3 python; do \
+	"$$python" -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 12); print(sys._base_executable)' \
+	2>/dev/null && break; done)
+STATE := $(shell { cat pyproject.toml; "$(PYTHON)" -V; pwd; } 2>/dev/null | cksum | tr -s ' ' '-')
+INSTALLED := $(VENV)/.installed-$(STATE)
+DEVELOP := $(VENV)/.develop-$(STATE)
+
+.PHONY: help install demo test long lint types format check clean tools
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## the commands openus and usfmae in .venv/bin
+
+demo: $(INSTALLED) ## from ultrasound files to a trained classifier, without any download of data (into ./demo)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh "$(DEMO)"
+
+test: $(DEVELOP) tools ## the tests; ARGS="-k dicom -x" passes on to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+long: $(DEVELOP) tools ## the tests, with those that take minutes
+	$(BIN)/python -m pytest --long $(ARGS)
+
+lint: $(DEVELOP) ## ruff: style and likely mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEVELOP) ## mypy --strict
+	$(BIN)/mypy
+
+format: $(DEVELOP) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: test lint types ## all that CI runs
+
+clean: ## remove the environment, caches and the demo
+	rm -rf $(VENV) demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so that it stands for a whole installation.
+$(INSTALLED):
+	@$(venv)
+	$(BIN)/python -m pip install --editable .
+	@rm -f $(VENV)/.installed-* $(VENV)/.develop-* && touch $@
+
+$(DEVELOP):
+	@$(venv)
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@rm -f $(VENV)/.installed-* $(VENV)/.develop-* && touch $(INSTALLED) $@
+
+define venv
+if [ -z "$(PYTHON)" ]; then \
+	echo "openus needs Python 3.11 or 3.12 and found neither; install one, or name it: make PYTHON=/path/to/python3.11"; \
+	exit 1; \
+fi; \
+version=$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
+if ! $(BIN)/python -c "import pip, sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null; then \
+	echo "making $(VENV) with Python $$version; the first installation takes some minutes"; \
+	rm -rf $(VENV) && if "$(PYTHON)" -c 'import ensurepip' 2>/dev/null; then "$(PYTHON)" -m venv $(VENV); \
+	else "$(PYTHON)" -m venv --without-pip $(VENV) && "$(PYTHON)" -m pip --python $(BIN)/python install pip; fi; \
+fi
+endef
+
+# Reading rar archives needs a program that Python packages cannot bring. It is free (bsdtar of libarchive); where it
+# cannot be had, the tests that need it are skipped and say so.
+tools:
+	@if ! command -v bsdtar >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ timeout 120 apt-get update -qq && timeout 300 apt-get install -y -qq --no-install-recommends libarchive-tools; } >/dev/null 2>&1 \
+		|| echo "bsdtar could not be installed: the tests of rar archives will be skipped"; \
+	fi
