@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openus.archives import Tree
+from openus.catalogue import Catalogue
 from openus.chunks import ChunkSpec, Tally, read_rejected, run_chunk, without_culprit
 from openus.dedup.exact import Decisions, exact_duplicates
 from openus.engine.local import run_tasks
-from openus.errors import NeedsPersonError, OpenUSError, UsageError
+from openus.errors import OpenUSError, UsageError
 from openus.fetch import obtain
 from openus.ledger import fingerprint, one_builder
-from openus.manifest import Catalogue, Corpus, Source
+from openus.manifest import Corpus, Source
 from openus.pack import MASK, ShardTask, plan_set, run_shard
 from openus.select import Selected, Selection, select
 from openus.shards.corpus import write_corpus
@@ -123,21 +124,29 @@ def _check(corpus: Corpus, sources: Sequence[Source], options: BuildOptions) -> 
     names = {source.slug for source in sources}
     for slug in options.local:
         if slug not in names:
-            raise UsageError(f"--local {slug}=…: '{slug}' is not among the sources being built ({', '.join(sorted(names))})")
+            raise UsageError(
+                f"--local {slug}=…: '{slug}' is not among the sources being built ({', '.join(sorted(names))})"
+            )
     if not sources:
         raise UsageError(f"the corpus '{corpus.name}' has no sources")
 
 
-def _prepare(source: Source, corpus: Corpus, options: BuildOptions, work: Path, report: Report) -> SourceResult:
+def _prepare(
+    source: Source, corpus: Corpus, options: BuildOptions, work: Path, report: Report
+) -> SourceResult:
     """Obtain a source, look through it, and cut its files into chunks."""
     started = time.monotonic()
     result = SourceResult(source, corpus.held_out.get(source.slug, PRETRAIN))
     report("fetch", 0, None)
     try:
         got = obtain(
-            source, cache=options.cache, mirrors=options.mirrors, local=options.local.get(source.slug),
-            offline=options.offline, on_bytes=lambda file, done, total: report(f"fetch {source.slug}", done, total),
-        )  # fmt: skip
+            source,
+            cache=options.cache,
+            mirrors=options.mirrors,
+            local=options.local.get(source.slug),
+            offline=options.offline,
+            on_bytes=lambda file, done, total: report(f"fetch {source.slug}", done, total),
+        )
         result.route, result.roots = got.route, got.roots
         result.tree = Tree(got.roots)
         entries = result.tree.entries()
@@ -156,15 +165,23 @@ def _chunks(result: SourceResult, corpus: Corpus, work: Path) -> Iterator[ChunkS
     clean = corpus.clean if source.clean is None else corpus.clean.model_copy(update={"level": source.clean})
     for number, members in enumerate(_groups(selection.images, _CHUNK_FILES[source.kind])):
         yield ChunkSpec(
-            source=source.slug, set=result.set, anatomy=source.anatomy, licence=source.licence.name,
-            redistribution=source.licence.redistribution, tree=tree, members=members,
+            source=source.slug,
+            set=result.set,
+            anatomy=source.anatomy,
+            licence=source.licence.name,
+            redistribution=source.licence.redistribution,
+            tree=tree,
+            members=members,
             policy=corpus.frames.get(source.slug, source.frames),
-            clean=clean, encoding=corpus.pack.held_out if held_out else corpus.pack.pretrain,
+            clean=clean,
+            encoding=corpus.pack.held_out if held_out else corpus.pack.pretrain,
             masks=held_out and source.masks is not None,
             mask_threshold=source.masks.threshold if source.masks else None,
-            code=source.code, folder=work / "sources" / source.slug, number=number,
+            code=source.code,
+            folder=work / "sources" / source.slug,
+            number=number,
             fingerprint=fingerprint(result.roots, members),
-        )  # fmt: skip
+        )
 
 
 def _groups(images: Sequence[Selected], most: int) -> Iterator[tuple[Selected, ...]]:
@@ -223,24 +240,30 @@ def _deduplicate(ready: Sequence[SourceResult], corpus: Corpus, report: Report) 
     for result in ready:
         for spec in result.chunks:
             table = pq.read_table(spec.rows_path)
-            tables.append(table.append_column("bin", pa.array([str(spec.bytes_path)] * len(table), pa.string())))
+            tables.append(
+                table.append_column("bin", pa.array([str(spec.bytes_path)] * len(table), pa.string()))
+            )
     if not any(len(table) for table in tables):
         raise UsageError("no picture was kept, so there is nothing to pack; the table above says why")
     rows = pa.concat_tables(tables).replace_schema_metadata(None)
     report("dedup", 0, len(rows))
     columns = ["key", "set", "source", "member", "index", "pixel_sha256"]
     decisions: Decisions = exact_duplicates(rows.select(columns).to_pandas(), drop=corpus.dedup.exact)
-    kept = rows.append_column("cluster", pa.array(decisions.cluster, pa.string())).filter(pa.array(decisions.keep))
+    kept = rows.append_column("cluster", pa.array(decisions.cluster, pa.string())).filter(
+        pa.array(decisions.keep)
+    )
     drop = ~decisions.keep
     gone = rows.filter(pa.array(drop))
     dropped = pa.table(
         {
-            "source": gone["source"], "member": gone["member"], "index": gone["index"],
+            "source": gone["source"],
+            "member": gone["member"],
+            "index": gone["index"],
             "stage": pa.array(["dedup"] * len(gone), pa.string()),
             "reason": pa.array(decisions.reason[drop], pa.string()),
             "detail": pa.array(decisions.detail[drop], pa.string()),
         }
-    ).cast(REJECTED)  # fmt: skip
+    ).cast(REJECTED)
     report("dedup", len(rows), len(rows))
     return kept, dropped
 
@@ -255,7 +278,13 @@ def _plan(out: Path, kept: pa.Table, corpus: Corpus) -> list[ShardTask]:
         )
         if pa.compute.sum(rows["mask_length"]).as_py():
             tasks += plan_set(
-                out, name + MASK, rows, seed=corpus.seed, shard_bytes=corpus.pack.shard_bytes, extension="png", mask=True
+                out,
+                name + MASK,
+                rows,
+                seed=corpus.seed,
+                shard_bytes=corpus.pack.shard_bytes,
+                extension="png",
+                mask=True,
             )
     return tasks
 
@@ -269,7 +298,8 @@ def _pack(tasks: list[ShardTask], options: BuildOptions, report: Report) -> dict
         report("pack", task.samples, total)
     order = {task.set: position for position, task in reversed(list(enumerate(tasks)))}
     return {
-        name: sorted(shards[name], key=lambda info: info.file) for name in sorted(shards, key=lambda n: order[n])
+        name: sorted(shards[name], key=lambda info: info.file)
+        for name in sorted(shards, key=lambda n: order[n])
     }
 
 
@@ -298,10 +328,16 @@ def _rejected_table(ready: Sequence[SourceResult], dropped: pa.Table) -> pa.Tabl
     for result in ready:
         assert result.selection is not None
         rows += [
-            {"source": result.source.slug, "member": item.member, "index": -1, "stage": "select",
-             "reason": item.reason, "detail": item.detail}
+            {
+                "source": result.source.slug,
+                "member": item.member,
+                "index": -1,
+                "stage": "select",
+                "reason": item.reason,
+                "detail": item.detail,
+            }
             for item in result.selection.excluded
-        ]  # fmt: skip
+        ]
         rows += result.rejected
     table = pa.concat_tables([pa.Table.from_pylist(rows, schema=REJECTED), dropped])
     return table.sort_by([(name, "ascending") for name in ("source", "member", "index", "stage", "reason")])

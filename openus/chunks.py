@@ -68,11 +68,23 @@ class ChunkSpec:
     @functools.cached_property
     def name(self) -> str:
         facts = [
-            self.source, self.set, self.anatomy, self.licence, self.redistribution, self.fingerprint, self.code,
-            self.policy.model_dump(), self.clean.model_dump(), self.encoding.model_dump(), self.masks,
+            self.source,
+            self.set,
+            self.anatomy,
+            self.licence,
+            self.redistribution,
+            self.fingerprint,
+            self.code,
+            self.policy.model_dump(),
+            self.clean.model_dump(),
+            self.encoding.model_dump(),
+            self.masks,
             self.mask_threshold,
-            [(m.path, m.member, m.size, dict(m.labels), m.patient, m.clip, m.split, m.mask) for m in self.members],
-        ]  # fmt: skip
+            [
+                (m.path, m.member, m.size, dict(m.labels), m.patient, m.clip, m.split, m.mask)
+                for m in self.members
+            ],
+        ]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
         return f"{self.number:06d}-{digest[:20]}"
 
@@ -107,7 +119,8 @@ class Tally:
 
 def sample_key(source: str, member: str, index: int) -> str:
     """A short name of a sample, the same in every build: slug and 80 bits of a hash of its origin; no dots."""
-    return f"{source}_{hashlib.sha256(f'{source}\0{member}\0{index}'.encode()).hexdigest()[:20]}"
+    origin = "\0".join((source, member, str(index)))
+    return f"{source}_{hashlib.sha256(origin.encode()).hexdigest()[:20]}"
 
 
 def run_chunk(spec: ChunkSpec) -> Tally:
@@ -186,7 +199,9 @@ class _Maker:
         self.tally.members += 1
         before = self.tally.decoded
         try:
-            media = open_media(member.open(), member.path, policy=self.spec.policy, sibling=self._sibling(member.path))
+            media = open_media(
+                member.open(), member.path, policy=self.spec.policy, sibling=self._sibling(member.path)
+            )
             for frame in media.frames():
                 self.tally.decoded += 1
                 self.frame(frame, selected, media.kind)
@@ -212,7 +227,9 @@ class _Maker:
         if self.transform is not None:
             pixels = self.transform(frame.pixels, selected.member, frame.index)
         if pixels is None:
-            self.reject(selected.member, frame.index, "clean", "source-rule", "left out by the source's own rule")
+            self.reject(
+                selected.member, frame.index, "clean", "source-rule", "left out by the source's own rule"
+            )
             return
         cleaned = clean_frame(pixels, self.spec.clean)
         if isinstance(cleaned, Refused):
@@ -221,7 +238,9 @@ class _Maker:
         self.rows.append(self.row(frame, pixels, cleaned, selected, kind))
         self.tally.kept += 1
 
-    def row(self, frame: Frame, pixels: Pixels, cleaned: Cleaned, selected: Selected, kind: str) -> dict[str, Any]:
+    def row(
+        self, frame: Frame, pixels: Pixels, cleaned: Cleaned, selected: Selected, kind: str
+    ) -> dict[str, Any]:
         spec = self.spec
         data = encode(cleaned.pixels, spec.encoding)
         at, length = self.put(data)
@@ -229,16 +248,33 @@ class _Maker:
         height, width = cleaned.pixels.shape
         return {
             "key": sample_key(spec.source, selected.member, frame.index),
-            "set": spec.set, "source": spec.source, "anatomy": spec.anatomy, "kind": kind,
-            "member": selected.member, "index": frame.index, "clip": selected.clip, "patient": selected.patient,
-            "labels": sorted(selected.labels.items()), "split": selected.split,
-            "width": width, "height": height,
-            "source_width": pixels.shape[1], "source_height": pixels.shape[0],
-            "sha256": hashlib.sha256(data).hexdigest(), "pixel_sha256": pixel_sha256(cleaned.pixels),
-            "phash": phash(cleaned.pixels), "sector": list(cleaned.sector), "cleaned_fraction": cleaned.fraction,
-            "text_boxes": cleaned.text_boxes, "licence": spec.licence, "redistribution": spec.redistribution,
-            "at": at, "length": length, "mask_at": mask_at, "mask_length": mask_length,
-        }  # fmt: skip
+            "set": spec.set,
+            "source": spec.source,
+            "anatomy": spec.anatomy,
+            "kind": kind,
+            "member": selected.member,
+            "index": frame.index,
+            "clip": selected.clip,
+            "patient": selected.patient,
+            "labels": sorted(selected.labels.items()),
+            "split": selected.split,
+            "width": width,
+            "height": height,
+            "source_width": pixels.shape[1],
+            "source_height": pixels.shape[0],
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "pixel_sha256": pixel_sha256(cleaned.pixels),
+            "phash": phash(cleaned.pixels),
+            "sector": list(cleaned.sector),
+            "cleaned_fraction": cleaned.fraction,
+            "text_boxes": cleaned.text_boxes,
+            "licence": spec.licence,
+            "redistribution": spec.redistribution,
+            "at": at,
+            "length": length,
+            "mask_at": mask_at,
+            "mask_length": mask_length,
+        }
 
     def mask(self, selected: Selected, cleaned: Cleaned) -> tuple[int, int]:
         """Store the mask of a sample, cut and resized as its picture was (nearest neighbour, no new values)."""
@@ -250,9 +286,13 @@ class _Maker:
         x, y, w, h = cleaned.sector
         height, width = cleaned.pixels.shape
         if (grey.shape[1], grey.shape[0]) != (w, h):
-            grey = grey[y : y + h, x : x + w] if grey.shape[0] >= y + h and grey.shape[1] >= x + w and (x or y) else grey
-        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_NEAREST)
-        return self.put(encode(grey, Encoding(format="png")))
+            grey = (
+                grey[y : y + h, x : x + w]
+                if grey.shape[0] >= y + h and grey.shape[1] >= x + w and (x or y)
+                else grey
+            )
+        small = np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+        return self.put(encode(small, Encoding(format="png")))
 
     @staticmethod
     def _grey(frames: Iterator[Frame]) -> Iterator[Pixels]:

@@ -14,34 +14,40 @@ from openus.console import (
     QuietOption,
     SeedOption,
     WorkersOption,
-    print_json,
     run,
     set_debug,
 )
 from openus.errors import UsageError
 
 app = typer.Typer(
-    name="openus", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    name="openus",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     help="Rebuild the OpenUS ultrasound corpus: fetch, decode, clean, deduplicate, pack, verify.",
     epilog="Begin with [bold]openus build --demo demo/corpus[/], or see what there is with [bold]openus sources[/].",
-)  # fmt: skip
+)
 
 CPUS = os.cpu_count() or 1
 CacheOption = Annotated[
-    Path | None, typer.Option("--cache", help="Where downloads are kept. [default: $OPENUS_CACHE or ~/.cache/openus]")
+    Path | None,
+    typer.Option("--cache", help="Where downloads are kept. [default: $OPENUS_CACHE or ~/.cache/openus]"),
 ]
 MirrorOption = Annotated[
-    list[str] | None, typer.Option("--mirror", help="Folder or URL holding HOST/PATH copies, asked first. Repeatable.")
+    list[str] | None,
+    typer.Option("--mirror", help="Folder or URL holding HOST/PATH copies, asked first. Repeatable."),
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only what is already on this machine.")]
 ManifestsOption = Annotated[
-    Path | None, typer.Option("--manifests", help="A folder with manifests of your own, added to the built-in ones.")
+    Path | None,
+    typer.Option("--manifests", help="A folder with manifests of your own, added to the built-in ones."),
 ]
 CorpusArgument = Annotated[Path, typer.Argument(help="A corpus folder.", show_default=False)]
 
 
 def _catalogue(manifests: Path | None) -> Any:
-    from openus.manifest import Catalogue
+    from openus.catalogue import Catalogue
 
     return Catalogue(*([manifests] if manifests else []))
 
@@ -57,12 +63,16 @@ def _main(
         raise typer.Exit
 
 
-@app.command(epilog="Examples:  openus sources   ·   openus sources --anatomy breast --access open   ·   openus sources --json")
+@app.command(
+    epilog="Examples:  openus sources   ·   openus sources --anatomy breast --access open   ·   openus sources --json"
+)
 def sources(
     anatomy: Annotated[str | None, typer.Option(help="Only this organ or region.")] = None,
     access: Annotated[str | None, typer.Option(help="open, account, registration or request.")] = None,
     kind: Annotated[str | None, typer.Option(help="image, video or volume.")] = None,
-    estimate: Annotated[bool, typer.Option("--estimate", help="What each source gives under its frame policy.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="What each source gives under its frame policy.")
+    ] = False,
     cache: CacheOption = None,
     manifests: ManifestsOption = None,
     as_json: JsonOption = False,
@@ -72,7 +82,8 @@ def sources(
     set_debug(debug)
     from openus import views
 
-    views.sources(_catalogue(manifests), cache, dict(anatomy=anatomy, access=access, kind=kind), estimate, as_json)
+    filters = {"anatomy": anatomy, "access": access, "kind": kind}
+    views.sources(_catalogue(manifests), cache, filters, estimate, as_json)
 
 
 @app.command(epilog="Example:  openus show bus-bra")
@@ -89,7 +100,9 @@ def show(
     views.show(_catalogue(manifests).source(slug), as_json)
 
 
-@app.command(epilog="Examples:  openus fetch stu-hospital covid-blues   ·   openus fetch echonet-dynamic --wait")
+@app.command(
+    epilog="Examples:  openus fetch stu-hospital covid-blues   ·   openus fetch echonet-dynamic --wait"
+)
 def fetch(
     slugs: Annotated[list[str], typer.Argument(help="Sources to fetch.")],
     cache: CacheOption = None,
@@ -106,9 +119,15 @@ def fetch(
     from openus.commands import fetch_sources
 
     fetch_sources(
-        _catalogue(manifests), slugs, cache=cache, mirrors=mirror or [], offline=offline, wait=wait, quiet=quiet,
+        _catalogue(manifests),
+        slugs,
+        cache=cache,
+        mirrors=mirror or [],
+        offline=offline,
+        wait=wait,
+        quiet=quiet,
         as_json=as_json,
-    )  # fmt: skip
+    )
 
 
 @app.command(
@@ -118,21 +137,31 @@ def fetch(
 def build(
     out: Annotated[Path, typer.Argument(help="Corpus folder to make or to go on with.")] = Path("openus-46"),
     corpus: Annotated[str, typer.Option(help="Name of a corpus, or a YAML file.")] = "openus-46",
-    source: Annotated[list[str] | None, typer.Option("--source", help="Only this source. Repeatable.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="Only this source. Repeatable.")
+    ] = None,
     mirror: MirrorOption = None,
     local: Annotated[
-        list[str] | None, typer.Option("--local", help="SLUG=PATH of data already downloaded or unpacked. Repeatable.")
+        list[str] | None,
+        typer.Option("--local", help="SLUG=PATH of data already downloaded or unpacked. Repeatable."),
     ] = None,
     cache: CacheOption = None,
     engine: Annotated[str, typer.Option(help="Where the work runs: local.")] = "local",
     offline: OfflineOption = False,
-    size: Annotated[str | None, typer.Option(help="Short side in pixels, or 'native'. [default: the corpus's]")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Short side in pixels, or 'native'. [default: the corpus's]")
+    ] = None,
     frames: Annotated[
-        list[str] | None, typer.Option("--frames", help="SLUG=STRIDE[,CAP] or STRIDE[,CAP] for all. Repeatable.")
+        list[str] | None,
+        typer.Option("--frames", help="SLUG=STRIDE[,CAP] or STRIDE[,CAP] for all. Repeatable."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail when a source is missing.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files again that failed before.")] = False,
-    demo: Annotated[bool, typer.Option("--demo", help="Build the small demo corpus: no download needed.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try files again that failed before.")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Build the small demo corpus: no download needed.")
+    ] = False,
     manifests: ManifestsOption = None,
     workers: WorkersOption = CPUS,
     seed: SeedOption = None,
@@ -150,10 +179,24 @@ def build(
     from openus.commands import build_corpus
 
     build_corpus(
-        out, _catalogue(manifests), corpus=corpus, slugs=source or [], mirrors=mirror or [], local=local or [],
-        cache=cache, offline=offline, size=size, frames=frames or [], strict=strict, retry_failed=retry_failed,
-        demo=demo, workers=workers, seed=seed, quiet=quiet, as_json=as_json,
-    )  # fmt: skip
+        out,
+        _catalogue(manifests),
+        corpus=corpus,
+        slugs=source or [],
+        mirrors=mirror or [],
+        local=local or [],
+        cache=cache,
+        offline=offline,
+        size=size,
+        frames=frames or [],
+        strict=strict,
+        retry_failed=retry_failed,
+        demo=demo,
+        workers=workers,
+        seed=seed,
+        quiet=quiet,
+        as_json=as_json,
+    )
 
 
 @app.command(epilog="Example:  openus verify openus-46 --deep")

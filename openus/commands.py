@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from openus import console, views
+from openus.catalogue import Catalogue
 from openus.errors import NeedsPersonError, OpenUSError, UsageError
-from openus.manifest import Catalogue, Corpus, FramePolicy
+from openus.manifest import Corpus, FramePolicy
 
 Report = Callable[[str, int, int | None], None]
 
@@ -38,10 +39,25 @@ def reporter(quiet: bool, unit: str = "files") -> Iterator[Report]:
 
 
 def build_corpus(
-    out: Path, catalogue: Catalogue, *, corpus: str, slugs: Sequence[str], mirrors: Sequence[str],
-    local: Sequence[str], cache: Path | None, offline: bool, size: str | None, frames: Sequence[str], strict: bool,
-    retry_failed: bool, demo: bool, workers: int, seed: int | None, quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
+    out: Path,
+    catalogue: Catalogue,
+    *,
+    corpus: str,
+    slugs: Sequence[str],
+    mirrors: Sequence[str],
+    local: Sequence[str],
+    cache: Path | None,
+    offline: bool,
+    size: str | None,
+    frames: Sequence[str],
+    strict: bool,
+    retry_failed: bool,
+    demo: bool,
+    workers: int,
+    seed: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Build a corpus and print its closing table; raises when nothing, or under --strict not all, could be had."""
     from openus.build import BuildOptions, build
     from openus.fetch import default_cache
@@ -56,9 +72,13 @@ def build_corpus(
         places = {**prepare(out / ".work" / "demo-inputs", quiet=quiet), **places}
     plan = _adjusted(catalogue.corpus(corpus), catalogue, size, frames, seed)
     options = BuildOptions(
-        cache=default_cache(cache), mirrors=tuple(mirrors), local=places, offline=offline, workers=workers,
+        cache=default_cache(cache),
+        mirrors=tuple(mirrors),
+        local=places,
+        offline=offline,
+        workers=workers,
         retry_failed=retry_failed,
-    )  # fmt: skip
+    )
     with reporter(quiet or as_json) as report:
         result = build(out, plan, catalogue, options, slugs, report)
     if as_json:
@@ -75,7 +95,9 @@ def _local(pairs: Sequence[str]) -> dict[str, Path]:
     for pair in pairs:
         slug, equals, path = pair.partition("=")
         if not equals or not slug or not path:
-            raise UsageError(f"--local {pair}: expected SLUG=PATH, for example --local bus-bra=~/Downloads/BUSBRA.zip")
+            raise UsageError(
+                f"--local {pair}: expected SLUG=PATH, for example --local bus-bra=~/Downloads/BUSBRA.zip"
+            )
         place = Path(path).expanduser()
         if not place.exists():
             raise UsageError(f"--local {pair}: there is nothing at {place}")
@@ -115,9 +137,16 @@ def _policies(frames: Sequence[str], corpus: Corpus, catalogue: Catalogue) -> di
 
 
 def fetch_sources(
-    catalogue: Catalogue, slugs: Sequence[str], *, cache: Path | None, mirrors: Sequence[str], offline: bool,
-    wait: bool, quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
+    catalogue: Catalogue,
+    slugs: Sequence[str],
+    *,
+    cache: Path | None,
+    mirrors: Sequence[str],
+    offline: bool,
+    wait: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Fetch sources one after the other; what one of them lacks does not stop the next."""
     from openus.fetch import default_cache, obtain, wait_for_files
 
@@ -130,15 +159,22 @@ def fetch_sources(
             try:
                 try:
                     got = obtain(
-                        source, cache=place, mirrors=mirrors, offline=offline,
+                        source,
+                        cache=place,
+                        mirrors=mirrors,
+                        offline=offline,
                         on_bytes=lambda file, done, total: report(f"fetch {file.name}", done, total),
-                    )  # fmt: skip
+                    )
                 except NeedsPersonError as person:
                     if not wait:
                         raise
                     views.steps(source, person)
                     got = wait_for_files(source, cache=place)
-                outcome[source.slug] = {"route": got.route, "bytes": got.bytes, "paths": [str(p) for p in got.roots]}
+                outcome[source.slug] = {
+                    "route": got.route,
+                    "bytes": got.bytes,
+                    "paths": [str(p) for p in got.roots],
+                }
             except OpenUSError as error:
                 failed.append(source.slug)
                 steps = list(error.steps) if isinstance(error, NeedsPersonError) else []
@@ -162,4 +198,6 @@ def verify_corpus(out: Path, *, deep: bool, workers: int, quiet: bool, as_json: 
     else:
         views.verdict(out, verdict, deep)
     if verdict.problems:
-        raise OpenUSError(f"{out}: {len(verdict.problems)} problems; run 'openus build' again to mend the corpus")
+        raise OpenUSError(
+            f"{out}: {len(verdict.problems)} problems; run 'openus build' again to mend the corpus"
+        )

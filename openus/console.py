@@ -60,7 +60,14 @@ def progress(quiet: bool = False, unit: str = "files") -> Iterator[Progress]:
 
     Add tasks with ``bar.add_task("decode", total=n)`` and advance them. Without a terminal nothing is drawn.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -69,9 +76,16 @@ def progress(quiet: bool = False, unit: str = "files") -> Iterator[Progress]:
             return Text("" if speed is None else f"{speed:,.1f} {unit}/s", style="cyan")
 
     bar = Progress(
-        TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), Rate(), TextColumn("left"),
-        TimeRemainingColumn(), console=err, disable=quiet or not err.is_terminal, transient=False,
-    )  # fmt: skip
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+        disable=quiet or not err.is_terminal,
+        transient=False,
+    )
     with bar:
         yield bar
 
@@ -98,7 +112,9 @@ def run(app: typer.Typer, prog: str) -> NoReturn:
     except (OSError, MemoryError) as error:
         code = _explain(OpenUSError(_system_error(error)), prog)
     except Exception as error:  # a defect of ours: say so in one line, keep the traceback for --debug
-        code = _explain(OpenUSError(f"unexpected {type(error).__name__}: {error}; please report it"), prog, error)
+        code = _explain(
+            OpenUSError(f"unexpected {type(error).__name__}: {error}; please report it"), prog, error
+        )
     sys.stdout.flush()
     raise SystemExit(code)
 

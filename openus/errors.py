@@ -1,17 +1,17 @@
 """The error tree. Every message says what happened, to which file, what was expected, and what to do next.
 
-    OpenUSError                     base; the command line prints it as one line and exits 1
-    ├── UsageError                  wrong use of a command or a configuration; exits 2
-    │   └── ManifestError           a manifest (source, corpus, benchmark) is malformed or unknown
-    ├── SourceError                 a dataset cannot be had
-    │   ├── NeedsPersonError        someone must register, accept terms or place files by hand
-    │   ├── TransferError           bytes did not arrive (network, HTTP status, HTML instead of a file)
-    │   ├── ChecksumError           bytes arrived but are not the expected ones
-    │   └── OfflineError            the file is not in the cache and the network is switched off
-    ├── ArchiveError                not an archive, truncated, or refused as hostile
-    ├── DecodeError                 one file or frame cannot be decoded; becomes a row in rejected.parquet
-    ├── CorpusError                 a corpus folder is incomplete, altered, or of another version
-    └── MissingExtraError           an optional dependency is not installed
+OpenUSError                     base; the command line prints it as one line and exits 1
+├── UsageError                  wrong use of a command or a configuration; exits 2
+│   └── ManifestError           a manifest (source, corpus, benchmark) is malformed or unknown
+├── SourceError                 a dataset cannot be had
+│   ├── NeedsPersonError        someone must register, accept terms or place files by hand
+│   ├── TransferError           bytes did not arrive (network, HTTP status, HTML instead of a file)
+│   ├── ChecksumError           bytes arrived but are not the expected ones
+│   └── OfflineError            the file is not in the cache and the network is switched off
+├── ArchiveError                not an archive, truncated, or refused as hostile
+├── DecodeError                 one file or frame cannot be decoded; becomes a row in rejected.parquet
+├── CorpusError                 a corpus folder is incomplete, altered, or of another version
+└── MissingExtraError           an optional dependency is not installed
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class MissingExtraError(OpenUSError):
     """An optional dependency is needed for this step and is not installed."""
 
     def __init__(self, package: str, extra: str, why: str) -> None:
-        super().__init__(f"{why} needs the package '{package}'; install it with: pip install 'openus[{extra}]'")
+        super().__init__(
+            f"{why} needs the package '{package}'; install it with: pip install 'openus[{extra}]'"
+        )
         self.package, self.extra, self.why = package, extra, why
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:

@@ -18,7 +18,9 @@ class Glob:
         tied = pattern.startswith("/")
         body = _translate(pattern.lstrip("/").removeprefix("**/"))
         self._anywhere = re.compile(("" if tied else "(?:.*/)?") + body, re.DOTALL)
-        self._exact = re.compile(("" if tied or not pattern.startswith("**/") else "(?:.*/)?") + body, re.DOTALL)
+        self._exact = re.compile(
+            ("" if tied or not pattern.startswith("**/") else "(?:.*/)?") + body, re.DOTALL
+        )
 
     def matches(self, path: str) -> bool:
         """True if the path, or a tail of it, fits the pattern."""

@@ -1,4 +1,4 @@
-"""Manifests: the YAML that declares sources, corpora and benchmarks, read and checked at the edge.
+"""Manifests: what the YAML that declares sources, corpora and benchmarks may say.
 
 A *source* says what one public dataset is: where it comes from, which of its files are images, how its
 frames, labels, patients and official splits are found, what its licence allows, and how many samples to
@@ -12,16 +12,10 @@ dataset (an archive's top folder, a re-upload's nesting) changes nothing.
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from openus.errors import ManifestError, did_you_mean
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SCHEMA = 1
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
@@ -84,9 +78,20 @@ class Route(_Strict):
     """One way to get a source. Routes are tried in order."""
 
     host: Literal[
-        "github", "http", "zenodo", "figshare", "mendeley", "kaggle-dataset", "kaggle-competition",
-        "google-drive", "girder", "tcia", "huggingface", "dataverse", "manual",
-    ]  # fmt: skip
+        "github",
+        "http",
+        "zenodo",
+        "figshare",
+        "mendeley",
+        "kaggle-dataset",
+        "kaggle-competition",
+        "google-drive",
+        "girder",
+        "tcia",
+        "huggingface",
+        "dataverse",
+        "manual",
+    ]
     id: str | None = None
     """The host's own identifier: record number, owner/name, folder id, collection."""
     revision: str | None = None
@@ -325,120 +330,3 @@ class Benchmark(_Strict):
     metric: str = "f1_weighted"
     published: dict[str, float] = {}
     """Figures of the USF-MAE paper (F1 in per cent), always shown as published, never as ours."""
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def manifests_root() -> Path:
-    """The folder of the manifests: inside an installed package, or beside it in a checkout."""
-    here = Path(__file__).resolve().parent
-    inside = here / "manifests"
-    return inside if inside.is_dir() else here.parent / "manifests"
-
-
-def read_yaml(path: Path, model: type[Model]) -> Model:
-    """Read and check one manifest; raise `ManifestError` with file, field and reason."""
-    try:
-        data = yaml.load(path.read_bytes(), Loader=_Loader)
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot read the manifest ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise ManifestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ManifestError(f"{path}: expected a mapping of fields, found {type(data).__name__}")
-    if data.get("schema") != SCHEMA:
-        raise ManifestError(
-            f"{path}: schema {data.get('schema')!r} is not {SCHEMA}, the one this version reads; "
-            "add 'schema: 1' or install the version the manifest was written for"
-        )
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise ManifestError(f"{path}: {_first_problem(error, model)}") from error
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML that refuses a key written twice, where PyYAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
-            seen.add(key.value)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    problems = error.errors()
-    first = problems[0]
-    where = ".".join(str(part) for part in first["loc"]) or "manifest"
-    message = f"field '{where}': {first['msg']}"
-    if first["type"] == "extra_forbidden":
-        known = [field.alias or name for name, field in model.model_fields.items()]
-        message = f"unknown field '{where}'{did_you_mean(str(first['loc'][-1]), known)}"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return message + more
-
-
-class Catalogue:
-    """All manifests of one or several folders; later folders win, so that `--manifests DIR` adds or replaces."""
-
-    def __init__(self, *extra: Path) -> None:
-        self.roots = (manifests_root(), *extra)
-        for root in extra:
-            if not root.is_dir():
-                raise ManifestError(f"{root}: no such folder of manifests")
-
-    def _find(self, kind: str) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for index, root in enumerate(self.roots):
-            folder = root / kind
-            # A folder of one's own may hold the YAML files directly, without the sub-folder.
-            loose = root if index and kind == "sources" and not folder.is_dir() else folder
-            for path in sorted(loose.glob("*.yaml")):
-                found[re.sub(r"^\d+-", "", path.stem)] = path
-        return found
-
-    def _one(self, kind: str, what: str, name: str, model: type[Model]) -> Model:
-        paths = self._find(kind)
-        if name not in paths:
-            raise ManifestError(
-                f"unknown {what} '{name}'{did_you_mean(name, paths)} (known: {_list(sorted(paths))})"
-            )
-        return read_yaml(paths[name], model)
-
-    @functools.cached_property
-    def slugs(self) -> tuple[str, ...]:
-        """Slugs of all sources, by their number in OpenUS-46, then by name."""
-        sources = sorted(self.sources(), key=lambda source: (source.number or 10**6, source.slug))
-        return tuple(source.slug for source in sources)
-
-    def source(self, slug: str) -> Source:
-        source = self._one("sources", "source", slug, Source)
-        if source.slug != slug:
-            raise ManifestError(f"{self._find('sources')[slug]}: slug '{source.slug}' does not match the file name")
-        return source
-
-    def sources(self, slugs: Iterable[str] | None = None) -> Iterator[Source]:
-        for slug in self._find("sources") if slugs is None else slugs:
-            yield self.source(slug)
-
-    def corpus(self, name: str) -> Corpus:
-        """A corpus by name, or from a YAML file if `name` is a path."""
-        if name.endswith((".yaml", ".yml")):
-            return read_yaml(Path(name), Corpus)
-        return self._one("corpora", "corpus", name, Corpus)
-
-    def benchmark(self, name: str) -> Benchmark:
-        return self._one("benchmarks", "benchmark", name, Benchmark)
-
-    def benchmarks(self) -> Iterator[Benchmark]:
-        for name in self._find("benchmarks"):
-            yield self.benchmark(name)
-
-
-def _list(names: list[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

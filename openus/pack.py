@@ -80,7 +80,9 @@ def plan_set(
         facts = data + f"{__version__} {stem} {extension}".encode()
         plan = folder / f"{stem}.arrow"
         write_bytes(plan, data)
-        tasks.append(ShardTask(out, name, stem, extension, len(rows), plan, hashlib.sha256(facts).hexdigest()))
+        tasks.append(
+            ShardTask(out, name, stem, extension, len(rows), plan, hashlib.sha256(facts).hexdigest())
+        )
     return tasks
 
 

@@ -51,7 +51,9 @@ class Selection:
     """What a person should know: members without a row in a table, masks that are missing."""
 
 
-def select(source: Source, entries: Sequence[Entry], opener: Callable[[str], BinaryIO], salt: str = "") -> Selection:
+def select(
+    source: Source, entries: Sequence[Entry], opener: Callable[[str], BinaryIO], salt: str = ""
+) -> Selection:
     """Apply a source's manifest to the files of a copy of it.
 
     Raises:
@@ -85,7 +87,18 @@ def select(source: Source, entries: Sequence[Entry], opener: Callable[[str], Bin
             continue
         known = annotator(member)
         images.append(
-            Selected(entry.path, member, entry.size, entry.unit, entry.random, mask=masks(entry.path), **known)
+            Selected(
+                entry.path,
+                member,
+                entry.size,
+                entry.unit,
+                entry.random,
+                known.labels,
+                known.patient,
+                known.clip,
+                known.split,
+                masks(entry.path),
+            )
         )
     return Selection(tuple(images), tuple(excluded), (*annotator.notes(), *masks.notes()))
 
@@ -118,14 +131,26 @@ def _code(source: Source) -> ModuleType | None:
     try:
         return importlib.import_module(f"openus.sources.{source.code}")
     except ModuleNotFoundError as error:
-        raise ManifestError(f"{source.slug}: 'code: {source.code}' names no module in openus.sources") from error
+        raise ManifestError(
+            f"{source.slug}: 'code: {source.code}' names no module in openus.sources"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    labels: Mapping[str, str]
+    patient: str
+    clip: str
+    split: str
 
 
 class _Annotator:
     def __init__(self, source: Source, tables: Tables, code: ModuleType | None, salt: str) -> None:
         self.source, self.tables, self.salt = source, tables, salt
         self.annotate = getattr(code, "annotate", None)
-        self.rules = {f"label '{name}'": _RuleReader(source, tables, rule, name) for name, rule in source.labels.items()}
+        self.rules = {
+            f"label '{name}'": _RuleReader(source, tables, rule, name) for name, rule in source.labels.items()
+        }
         self.patient = self._reader("patient", source.patient)
         self.clip = self._reader("clip", source.clip)
         self.split = self._reader("split", source.split)
@@ -135,7 +160,7 @@ class _Annotator:
             return None
         return self.rules.setdefault(what, _RuleReader(self.source, self.tables, rule, what))
 
-    def __call__(self, member: str) -> dict[str, object]:
+    def __call__(self, member: str) -> _Known:
         labels = {name: self.rules[f"label '{name}'"](member) for name in self.source.labels}
         patient = self.patient(member) if self.patient else ""
         clip = self.clip(member) if self.clip else ("" if self.source.kind == "image" else member)
@@ -143,11 +168,11 @@ class _Annotator:
         if self.annotate is not None:
             more = self.annotate(member, self.tables)
             labels |= more.get("labels", {})
-            patient, clip, split = (more.get(k, v) for k, v in (("patient", patient), ("clip", clip), ("split", split)))
-        return {
-            "labels": {k: v for k, v in sorted(labels.items()) if v},
-            "patient": self._pseudonym(patient), "clip": clip, "split": split,
-        }  # fmt: skip
+            patient, clip, split = (
+                more.get(k, v) for k, v in (("patient", patient), ("clip", clip), ("split", split))
+            )
+        named = {name: value for name, value in sorted(labels.items()) if value}
+        return _Known(named, self._pseudonym(patient), clip, split)
 
     def _pseudonym(self, patient: str) -> str:
         if not patient or self.source.patients_public:
@@ -156,6 +181,12 @@ class _Annotator:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def notes(self) -> list[str]:
+        for what, rule in self.rules.items():
+            if rule.asked and rule.missing == rule.asked and not rule.rule.optional:
+                raise SourceError(
+                    f"{self.source.slug}: not one of {rule.asked} files has a value for {what} by "
+                    f"{rule.rule.table or rule.rule.path}; the names or the table differ from the manifest"
+                )
         return [
             f"{what}: {rule.missing} of {rule.asked} files have no value"
             for what, rule in self.rules.items()
@@ -208,7 +239,9 @@ class _RuleReader:
     def _index(self) -> dict[tuple[str, ...], Row]:
         rule = self.rule
         assert rule.table is not None and rule.key is not None
-        rows = self.tables.read(rule.table, sep=rule.sep, sheet=rule.sheet, skip=rule.skip, header=rule.header)
+        rows = self.tables.read(
+            rule.table, sep=rule.sep, sheet=rule.sheet, skip=rule.skip, header=rule.header
+        )
         keys = (rule.key,) if isinstance(rule.key, str) else rule.key
         for column in (*keys, str(rule.column)):
             if rows and column not in rows[0]:
@@ -236,7 +269,11 @@ class _MaskFinder:
         self.asked += 1
         found = re.search(self.rule.match, path)
         wanted = self.rule.path.format(**found.groupdict()) if found else ""
-        hits = [p for p in self.by_name.get(wanted.rsplit("/", 1)[-1], []) if p == wanted or p.endswith("/" + wanted)]
+        hits = [
+            p
+            for p in self.by_name.get(wanted.rsplit("/", 1)[-1], [])
+            if p == wanted or p.endswith("/" + wanted)
+        ]
         if not wanted or not hits:
             self.missing += 1
             return ""

@@ -51,13 +51,14 @@ def corpus_stats(root: Path, by: str = "source") -> dict[str, Any]:
         named = part[part["patient"] != ""]
         rows.append(
             {
-                by: value, "samples": len(part),
+                by: value,
+                "samples": len(part),
                 "clips": part[part["clip"] != ""].groupby(["source", "clip"]).ngroups,
                 "patients": named.groupby(["source", "patient"]).ngroups,
                 "median_size": f"{int(part['width'].median())}x{int(part['height'].median())}",
                 "bytes": int(part["size"].sum()),
             }
-        )  # fmt: skip
+        )
     rejected = pq.read_table(root / "manifest" / "rejected.parquet", columns=["stage", "reason"]).to_pandas()
     reasons = rejected[rejected["stage"] != "select"]["reason"].value_counts()
     return {

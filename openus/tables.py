@@ -43,7 +43,13 @@ class Tables:
         return _decode(self._bytes(self.find(selector)))
 
     def read(
-        self, selector: str, *, sep: str | None = None, sheet: str | None = None, skip: int = 0, header: bool = True
+        self,
+        selector: str,
+        *,
+        sep: str | None = None,
+        sheet: str | None = None,
+        skip: int = 0,
+        header: bool = True,
     ) -> list[Row]:
         """The rows of a table as dictionaries from column name to stripped text.
 
@@ -61,7 +67,9 @@ class Tables:
         with self._open(path) as file:
             data = file.read(MAX_TABLE_BYTES + 1)
         if len(data) > MAX_TABLE_BYTES:
-            raise SourceError(f"{self._slug}: {path} is larger than {MAX_TABLE_BYTES >> 20} MiB, no label table is")
+            raise SourceError(
+                f"{self._slug}: {path} is larger than {MAX_TABLE_BYTES >> 20} MiB, no label table is"
+            )
         return data
 
     def _load(self, path: str, sep: str | None, sheet: str | None, skip: int, header: bool) -> list[Row]:
@@ -100,10 +108,16 @@ def _delimited(text: str, sep: str | None, skip: int, header: bool) -> list[Row]
     if not text.strip():
         return []
     frame = pd.read_csv(
-        io.StringIO(text), sep=sep if sep is not None else ",", skiprows=skip, header=0 if header else None,
-        dtype=str, keep_default_na=False, engine="python" if sep is not None and len(sep) > 1 else "c",
-        skipinitialspace=True, index_col=False,
-    )  # fmt: skip
+        io.StringIO(text),
+        sep=sep if sep is not None else ",",
+        skiprows=skip,
+        header=0 if header else None,
+        dtype=str,
+        keep_default_na=False,
+        engine="python" if sep is not None and len(sep) > 1 else "c",
+        skipinitialspace=True,
+        index_col=False,
+    )
     frame.columns = [str(column).strip() for column in frame.columns]
     return [{str(k): _clean(v) for k, v in row.items()} for row in frame.to_dict("records")]
 

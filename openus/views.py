@@ -15,7 +15,8 @@ from openus.errors import NeedsPersonError, UsageError
 
 if TYPE_CHECKING:
     from openus.build import BuildResult, SourceResult
-    from openus.manifest import Catalogue, Source
+    from openus.catalogue import Catalogue
+    from openus.manifest import Source
     from openus.shards.verify import Verdict
 
 _SHOWN_PROBLEMS = 20
@@ -54,10 +55,16 @@ def sources(
         facts = {"anatomy": source.anatomy, "access": source.access, "kind": source.kind}
         if all(value is None or value.lower() in facts[name].lower() for name, value in wanted.items()):
             rows.append(
-                {"number": source.number, "slug": source.slug, **facts, "licence": source.licence.name,
-                 "redistribution": source.licence.redistribution, "expected": source.expected.frames,
-                 "cached": is_cached(source, place)}
-            )  # fmt: skip
+                {
+                    "number": source.number,
+                    "slug": source.slug,
+                    **facts,
+                    "licence": source.licence.name,
+                    "redistribution": source.licence.redistribution,
+                    "expected": source.expected.frames,
+                    "cached": is_cached(source, place),
+                }
+            )
     if not rows:
         filters = ", ".join(f"{name}={value}" for name, value in wanted.items() if value)
         raise UsageError(f"no source has {filters}; see 'openus sources' for what there is")
@@ -67,12 +74,20 @@ def sources(
     if as_json:
         print_json(rows)
         return
-    table = _table("#", "source", "anatomy", "kind", "access", "may be shared", "frames", "here", right=("#", "frames"))
+    table = _table(
+        "#", "source", "anatomy", "kind", "access", "may be shared", "frames", "here", right=("#", "frames")
+    )
     for row in rows:
         table.add_row(
-            str(row["number"] or ""), f"[bold]{row['slug']}[/]", escape(row["anatomy"]), row["kind"], row["access"],
-            row["redistribution"], number(row["expected"]), "yes" if row["cached"] else "",
-        )  # fmt: skip
+            str(row["number"] or ""),
+            f"[bold]{row['slug']}[/]",
+            escape(row["anatomy"]),
+            row["kind"],
+            row["access"],
+            row["redistribution"],
+            number(row["expected"]),
+            "yes" if row["cached"] else "",
+        )
     out.print(table)
     out.print(f"\n{len(rows)} sources. Details: openus show SLUG", style="dim")
 
@@ -84,15 +99,30 @@ def _estimate(catalogue: Catalogue, slugs: list[str], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = _table("#", "source", "frames there", "policy", "samples", "confidence", right=("#", "frames there", "samples"))
+    table = _table(
+        "#",
+        "source",
+        "frames there",
+        "policy",
+        "samples",
+        "confidence",
+        right=("#", "frames there", "samples"),
+    )
     for row in rows:
         table.add_row(
-            str(row["number"] or ""), row["slug"], number(row["frames"]), row["policy"], number(row["samples"]),
+            str(row["number"] or ""),
+            row["slug"],
+            number(row["frames"]),
+            row["policy"],
+            number(row["samples"]),
             row["confidence"],
-        )  # fmt: skip
+        )
     known = [row["samples"] for row in rows if row["samples"] is not None]
     out.print(table)
-    out.print(f"\nabout {sum(known):,} samples from {len(known)} sources; {len(rows) - len(known)} unknown. Estimates, not counts.")
+    out.print(
+        f"\nabout {sum(known):,} samples from {len(known)} sources; {len(rows) - len(known)} unknown. "
+        "Estimates, not counts."
+    )
 
 
 def show(source: Source, as_json: bool) -> None:
@@ -110,28 +140,57 @@ def show(source: Source, as_json: bool) -> None:
 
 
 def _facts(source: Source) -> list[tuple[str, str]]:
+    expected = source.expected
     rows = [
-        ("number", str(source.number or "")), ("anatomy", source.anatomy), ("kind", source.kind),
+        ("number", str(source.number or "")),
+        ("anatomy", source.anatomy),
+        ("kind", source.kind),
         ("homepage", source.homepage or ""),
-        ("licence", f"{source.licence.name} → {source.licence.redistribution}" + (f" ({source.licence.note})" if source.licence.note else "")),
-    ]  # fmt: skip
+        (
+            "licence",
+            f"{source.licence.name} → {source.licence.redistribution}"
+            + (f" ({source.licence.note})" if source.licence.note else ""),
+        ),
+    ]
     if source.citation:
         doi = f", doi:{source.citation.doi}" if source.citation.doi else ""
         rows.append(("cite", f"{source.citation.title} ({source.citation.year or 'n.d.'}){doi}"))
     for position, route in enumerate(source.routes, 1):
-        rows.append((f"route {position}", f"{route.host} {route.id or route.url or ''} [{route.access}]" + (f"  {route.note}" if route.note else "")))
+        rows.append(
+            (
+                f"route {position}",
+                f"{route.host} {route.id or route.url or ''} [{route.access}]"
+                + (f"  {route.note}" if route.note else ""),
+            )
+        )
         rows += [("", f"  {file.name}  {size(file.bytes) if file.bytes else ''}") for file in route.files]
         rows += [("", f"  {number}. {step}") for number, step in enumerate(route.steps, 1)]
     rows += [("images", ", ".join(source.images)), ("excluded", ", ".join(source.exclude))]
     policy = source.frames
     if source.kind != "image":
-        rows.append(("frames", f"every {policy.stride}, at most {policy.cap or 'all'} of a clip" + (f", along {policy.axis}" if source.kind == "volume" else "")))
+        rows.append(
+            (
+                "frames",
+                f"every {policy.stride}, at most {policy.cap or 'all'} of a clip"
+                + (f", along {policy.axis}" if source.kind == "volume" else ""),
+            )
+        )
     for name, rule in source.labels.items():
-        rows.append((f"label {name}", ", ".join(dict.fromkeys(rule.classes.values())) if rule.classes else "any value"))
+        rows.append(
+            (
+                f"label {name}",
+                ", ".join(dict.fromkeys(rule.classes.values())) if rule.classes else "any value",
+            )
+        )
     rows.append(("patient", "known" if source.patient else "unknown"))
     rows.append(("split", "published" if source.split else "none published"))
     rows.append(("masks", "yes" if source.masks else "no"))
-    rows.append(("expected", f"{number(source.expected.members)} files, {number(source.expected.frames)} frames, {number(source.expected.patients)} patients"))
+    rows.append(
+        (
+            "expected",
+            f"{number(expected.members)} files, {number(expected.frames)} frames, {number(expected.patients)} patients",
+        )
+    )
     rows += [("overlap" if i == 0 else "", text) for i, text in enumerate(source.overlaps)]
     rows += [("trap" if i == 0 else "", text) for i, text in enumerate(source.traps)]
     rows.append(("confidence", source.confidence))
@@ -161,7 +220,9 @@ def fetched(outcome: Mapping[str, Mapping[str, Any]]) -> None:
 def build_table(result: BuildResult, seconds: float) -> None:
     """The closing table of a build, and what is left for a person to do."""
     right = ("files", "frames", "kept", "rejected", "bytes", "time")
-    table = _table("source", "set", "files", "frames", "kept", "rejected", "why", "bytes", "time", right=right)
+    table = _table(
+        "source", "set", "files", "frames", "kept", "rejected", "why", "bytes", "time", right=right
+    )
     for item in result.results:
         if item.problem is None:
             _build_row(table, item, result.summary["sources"][item.source.slug])
@@ -181,7 +242,11 @@ def build_table(result: BuildResult, seconds: float) -> None:
             if isinstance(item.problem, NeedsPersonError):
                 for position, step in enumerate(item.problem.steps, 1):
                     out.print(f"  {position}. {step}", markup=False, soft_wrap=True)
-    out.print(f"\n{result.out}: done in {seconds:.1f} s. Check it with: openus verify {result.out}", markup=False, soft_wrap=True)
+    out.print(
+        f"\n{result.out}: done in {seconds:.1f} s. Check it with: openus verify {result.out}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _build_row(table: Table, item: SourceResult, entry: Mapping[str, Any]) -> None:
@@ -189,9 +254,16 @@ def _build_row(table: Table, item: SourceResult, entry: Mapping[str, Any]) -> No
     reasons.pop("policy", None)
     why = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
     table.add_row(
-        f"[bold]{item.source.slug}[/]", entry["set"], number(entry["members"]["selected"]), number(frames["announced"]),
-        number(frames["kept"]), number(sum(reasons.values())), why, size(item.tally.bytes), f"{item.seconds:.1f} s",
-    )  # fmt: skip
+        f"[bold]{item.source.slug}[/]",
+        entry["set"],
+        number(entry["members"]["selected"]),
+        number(frames["announced"]),
+        number(frames["kept"]),
+        number(sum(reasons.values())),
+        why,
+        size(item.tally.bytes),
+        f"{item.seconds:.1f} s",
+    )
 
 
 def verdict(folder: Path, found: Verdict, deep: bool) -> None:
@@ -204,8 +276,9 @@ def verdict(folder: Path, found: Verdict, deep: bool) -> None:
         how = "each decoded" if deep else "each byte range hashed"
         out.print(
             f"[green]✓[/] {folder}: {found.shards} shards, {found.samples:,} samples ({how}), {size(found.bytes)}; "
-            "every input is accounted for", soft_wrap=True,
-        )  # fmt: skip
+            "every input is accounted for",
+            soft_wrap=True,
+        )
 
 
 def stats(folder: Path, by: str, as_json: bool) -> None:
@@ -216,13 +289,31 @@ def stats(folder: Path, by: str, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    table = _table(by, "samples", "clips", "patients", "median size", "bytes", right=("samples", "clips", "patients", "bytes"))
+    table = _table(
+        by,
+        "samples",
+        "clips",
+        "patients",
+        "median size",
+        "bytes",
+        right=("samples", "clips", "patients", "bytes"),
+    )
     for row in result["rows"]:
-        table.add_row(row[by] or "(none)", number(row["samples"]), number(row["clips"]), number(row["patients"]), row["median_size"], size(row["bytes"]))
+        table.add_row(
+            row[by] or "(none)",
+            number(row["samples"]),
+            number(row["clips"]),
+            number(row["patients"]),
+            row["median_size"],
+            size(row["bytes"]),
+        )
     out.print(table)
     for label, classes in result["labels"].items():
         shown = ", ".join(f"{name} {count:,}" for name, count in list(classes.items())[:8])
         more = f", and {len(classes) - 8} more" if len(classes) > 8 else ""
         out.print(f"[cyan]{escape(label)}[/]: {escape(shown)}{more}", soft_wrap=True)
     if result["rejected"]:
-        out.print("[cyan]rejected[/]: " + ", ".join(f"{name} {count:,}" for name, count in result["rejected"].items()))
+        out.print(
+            "[cyan]rejected[/]: "
+            + ", ".join(f"{name} {count:,}" for name, count in result["rejected"].items())
+        )

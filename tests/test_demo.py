@@ -14,13 +14,15 @@ import pytest
 from PIL import Image
 
 from openus import demo
+from openus.catalogue import Catalogue
 from openus.demo.inputs import ultrasound_files
-from openus.manifest import Catalogue
+
+CATALOGUE = Catalogue(demo.DEMO_MANIFESTS)
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return demo.prepare(tmp_path_factory.mktemp("demo") / "inputs")
+    return demo.prepare(tmp_path_factory.mktemp("demo") / "inputs", quiet=True)
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
@@ -29,15 +31,15 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_the_demo_is_apart_from_the_46() -> None:
-    corpus = demo.catalogue().corpus(demo.CORPUS)
+    corpus = CATALOGUE.corpus("demo")
     assert set(corpus.sources) == {"pydicom-ultrasound", "simulated-phantoms", "simulated-lesions"}
     assert not set(corpus.sources) & set(Catalogue().slugs)
-    assert {demo.catalogue().source(slug).number for slug in corpus.sources} == {None}
+    assert {CATALOGUE.source(slug).number for slug in corpus.sources} == {None}
 
 
 def test_what_is_simulated_is_called_so(inputs: dict[str, Path]) -> None:
     for slug, folder in inputs.items():
-        source = demo.catalogue().source(slug)
+        source = CATALOGUE.source(slug)
         simulated = (folder / "SIMULATED.txt").exists()
         assert simulated == source.slug.startswith("simulated-")
         assert simulated == source.name.startswith("Simulated")
@@ -51,14 +53,14 @@ def test_real_files_are_the_ultrasound_files_of_pydicom(inputs: dict[str, Path])
     assert [path.name for path in files] == [path.name for path in ultrasound_files()]
     headers = [pydicom.dcmread(path) for path in files]
     assert {header.Modality for header in headers} == {"US"}
-    expected = demo.catalogue().source("pydicom-ultrasound").expected
+    expected = CATALOGUE.source("pydicom-ultrasound").expected
     assert len(files) == expected.members
     assert sum(int(header.get("NumberOfFrames", 1) or 1) for header in headers) == expected.frames
 
 
 @pytest.mark.parametrize("slug", ["simulated-phantoms", "simulated-lesions"])
 def test_inputs_hold_what_their_manifest_expects(inputs: dict[str, Path], slug: str) -> None:
-    rows, expected = _rows(inputs[slug]), demo.catalogue().source(slug).expected
+    rows, expected = _rows(inputs[slug]), CATALOGUE.source(slug).expected
     images = {path.name for path in (inputs[slug] / "images").iterdir()}
     assert images == {row["image"] for row in rows}
     assert len(rows) == expected.members == expected.frames
@@ -98,7 +100,7 @@ def test_complete_inputs_stay_and_half_written_ones_are_redone(
     dicom = inputs["pydicom-ultrasound"]
     (dicom / ".complete.json").unlink()
     (dicom / "examples_ybr_color.dcm").unlink()
-    assert demo.prepare(folder) == inputs
+    assert demo.prepare(folder, quiet=True) == inputs
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert after.keys() == before.keys()
     changed = {path for path in before if before[path] != after[path]} - {folder}

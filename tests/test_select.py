@@ -11,21 +11,37 @@ from openus.manifest import Source
 from openus.select import select
 
 FILES = {
-    "top/Images/a_1.png": b"", "top/Images/b_2.png": b"", "top/Masks/mask_a.png": b"", "top/data.csv": b"id,case,kind\na, 7 ,benign \nb,8,malignant\n",
+    "top/Images/a_1.png": b"",
+    "top/Images/b_2.png": b"",
+    "top/Masks/mask_a.png": b"",
+    "top/data.csv": b"id,case,kind\na, 7 ,benign \nb,8,malignant\n",
     "top/readme.txt": b"",
-}  # fmt: skip
+}
 
 
 def source(**changes: Any) -> Source:
     fields: dict[str, Any] = {
-        "schema": 1, "slug": "toy", "name": "Toy", "title": "Toy", "anatomy": "breast", "kind": "image",
+        "schema": 1,
+        "slug": "toy",
+        "name": "Toy",
+        "title": "Toy",
+        "anatomy": "breast",
+        "kind": "image",
         "licence": {"name": "CC0-1.0", "redistribution": "pixels"},
-        "images": ["Images/*.png"], "exclude": ["Masks/*.png"],
-        "labels": {"kind": {"table": "data.csv", "match": r"Images/(?P<key>\w)_", "key": "id", "column": "kind",
-                            "classes": {"benign": "benign", "malignant": "malignant"}}},
+        "images": ["Images/*.png"],
+        "exclude": ["Masks/*.png"],
+        "labels": {
+            "kind": {
+                "table": "data.csv",
+                "match": r"Images/(?P<key>\w)_",
+                "key": "id",
+                "column": "kind",
+                "classes": {"benign": "benign", "malignant": "malignant"},
+            }
+        },
         "patient": {"table": "data.csv", "match": r"Images/(?P<key>\w)_", "key": "id", "column": "case"},
         "masks": {"match": r"Images/(?P<n>\w)_", "path": "Masks/mask_{n}.png"},
-    }  # fmt: skip
+    }
     return Source.model_validate(fields | changes)
 
 
@@ -46,8 +62,10 @@ def test_images_are_named_without_what_wraps_them() -> None:
 
 def test_every_other_file_is_listed_with_its_reason() -> None:
     assert {(item.member, item.reason) for item in chosen().excluded} == {
-        ("Masks/mask_a.png", "excluded"), ("data.csv", "not-selected"), ("readme.txt", "not-selected"),
-    }  # fmt: skip
+        ("Masks/mask_a.png", "excluded"),
+        ("data.csv", "not-selected"),
+        ("readme.txt", "not-selected"),
+    }
 
 
 def test_tables_give_labels_with_the_spaces_gone() -> None:
@@ -80,11 +98,17 @@ def test_a_renamed_mask_folder_does_not_turn_masks_into_images() -> None:
         ({"top/other/a.png": b""}, {}, "none of 1 files matches Images/*.png"),
         ({}, {}, "it is empty"),
         (FILES | {"top/data.csv": b"id,case,sort\na,7,benign\n"}, {}, "has no column 'kind'"),
-        (FILES | {"top/data.csv": b"id,case,kind\na,7,begnin\n"}, {}, "'begnin', not one of benign, malignant; did you mean 'benign'?"),
+        (
+            FILES | {"top/data.csv": b"id,case,kind\na,7,begnin\n"},
+            {},
+            "'begnin', not one of benign, malignant; did you mean 'benign'?",
+        ),
         ({k: v for k, v in FILES.items() if "csv" not in k}, {}, "no file matches 'data.csv'"),
     ],
-)  # fmt: skip
-def test_what_differs_from_the_manifest_is_named(files: dict[str, bytes], changes: dict[str, Any], words: str) -> None:
+)
+def test_what_differs_from_the_manifest_is_named(
+    files: dict[str, bytes], changes: dict[str, Any], words: str
+) -> None:
     with pytest.raises(SourceError, match="toy") as caught:
         chosen(files, **changes)
     assert words in str(caught.value)
@@ -96,8 +120,16 @@ def test_code_that_does_not_exist_is_a_manifest_error() -> None:
 
 
 def test_a_path_rule_and_a_constant() -> None:
-    selection = chosen(labels={"side": {"path": r"_(?P<value>\d)\.png", "classes": {1: "left", 2: "right"}}, "probe": {"value": "linear"}})
-    assert [image.labels for image in selection.images] == [{"probe": "linear", "side": "left"}, {"probe": "linear", "side": "right"}]
+    selection = chosen(
+        labels={
+            "side": {"path": r"_(?P<value>\d)\.png", "classes": {1: "left", 2: "right"}},
+            "probe": {"value": "linear"},
+        }
+    )
+    assert [image.labels for image in selection.images] == [
+        {"probe": "linear", "side": "left"},
+        {"probe": "linear", "side": "right"},
+    ]
 
 
 def test_members_without_a_row_are_counted() -> None:

@@ -34,8 +34,9 @@ def test_other_separators_and_no_header() -> None:
     assert tables(x__csv=b"a;b\n1;2\n").read("x.csv", sep=";") == [{"a": "1", "b": "2"}]
     assert tables(x__tsv=b"a\tb\n1\t2\n").read("x.tsv") == [{"a": "1", "b": "2"}]
     assert tables(x__txt=b"1.JPG  5\n2.JPG  0\n").read("x.txt", sep=r"\s+", header=False) == [
-        {"0": "1.JPG", "1": "5"}, {"0": "2.JPG", "1": "0"},
-    ]  # fmt: skip
+        {"0": "1.JPG", "1": "5"},
+        {"0": "2.JPG", "1": "0"},
+    ]
 
 
 def test_spreadsheets_by_sheet_and_skipped_rows() -> None:

@@ -18,7 +18,7 @@ def to_grey(pixels: Pixels) -> Pixels:
     Returns:
         uint8 [H, W].
     """
-    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8) if pixels.ndim == 3 else pixels
 
 
 def resize_short_side(pixels: Pixels, size: int | None, how: Literal["area", "lanczos"] = "area") -> Pixels:
@@ -33,8 +33,8 @@ def resize_short_side(pixels: Pixels, size: int | None, how: Literal["area", "la
         return pixels
     target = (max(1, round(width * size / short)), max(1, round(height * size / short)))
     if how == "lanczos":
-        return np.asarray(_lanczos(pixels, target))
-    return cv2.resize(pixels, target, interpolation=_FILTERS[how])
+        return _lanczos(pixels, target)
+    return np.asarray(cv2.resize(pixels, target, interpolation=_FILTERS[how]), np.uint8)
 
 
 def _lanczos(pixels: Pixels, target: tuple[int, int]) -> Pixels:

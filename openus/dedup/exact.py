@@ -35,14 +35,18 @@ def exact_duplicates(candidates: pd.DataFrame, drop: bool = True) -> Decisions:
     count = len(candidates)
     held_out = (candidates["set"] != "pretrain").to_numpy()
     order = np.lexsort((np.arange(count), ~held_out))  # held-out first, else the given order
-    first = candidates["pixel_sha256"].iloc[order].drop_duplicates()
-    keeper_of = pd.Series(first.index, index=first.to_numpy())
-    keeper = candidates.index.get_indexer(keeper_of.loc[candidates["pixel_sha256"]].to_numpy())
+    # Number the groups of equal pixels in that order; the first position of each group is its keeper.
+    group, _ = pd.factorize(candidates["pixel_sha256"].iloc[order])
+    _, first = np.unique(group, return_index=True)
+    keeper = np.empty(count, np.int64)
+    keeper[order] = order[first[group]]
     repeats = keeper != np.arange(count)
     keys = candidates["key"].to_numpy()
     dropped = repeats & ~held_out & drop
     leak = dropped & held_out[keeper]
-    name = (candidates["source"] + "/" + candidates["member"] + "#" + candidates["index"].astype(str)).to_numpy()
+    name = (
+        candidates["source"] + "/" + candidates["member"] + "#" + candidates["index"].astype(str)
+    ).to_numpy()
     reason = np.where(leak, "leak", np.where(dropped, "duplicate", ""))
     detail = np.where(dropped, np.char.add("same pixels as ", name[keeper].astype(str)), "")
     return Decisions(~dropped, keys[keeper], reason, detail)

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openus.manifest import Catalogue, manifests_root
+from openus.catalogue import manifests_root
 
-CORPUS = "demo"
-"""Name of the corpus manifest, to be looked up in `catalogue()`."""
-
-
-def catalogue(*extra: Path) -> Catalogue:
-    """All manifests with those of the demo, which are kept apart from the 46 sources of OpenUS-46."""
-    return Catalogue(manifests_root() / "demo", *extra)
+DEMO_MANIFESTS = manifests_root() / "demo"
+"""Folder of the demo's manifests, kept apart from the 46 sources of OpenUS-46; pass it to `Catalogue`."""
 
 
-def prepare(folder: Path) -> dict[str, Path]:
+def prepare(folder: Path, *, quiet: bool = False) -> dict[str, Path]:
     """Write the demo's inputs below `folder`; return where each source lies, by slug (for `--local`).
 
-    Inputs that are already there and complete are left as they are. Takes about 20 s on one core.
+    Inputs that are already there and complete are left as they are. Takes about 20 s on one core, and shows
+    its progress unless `quiet`.
     """
     from openus.demo.inputs import (
         write_inputs,
     )  # SciPy and Pillow are not needed by those who only ask for help
 
-    return write_inputs(folder)
+    return write_inputs(folder, quiet=quiet)

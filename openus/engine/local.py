@@ -89,7 +89,9 @@ def _alone(
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Spawned, not forked: a fork would copy locks held by threads of native libraries.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_worker)
+    return ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_worker
+    )
 
 
 def _quiet_worker() -> None:

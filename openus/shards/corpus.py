@@ -24,9 +24,14 @@ NAME = "corpus.json"
 
 
 def write_corpus(
-    out: Path, corpus: Corpus, results: Sequence[SourceResult], shards: dict[str, list[ShardInfo]],
-    kept: pa.Table, rejected: pa.Table, rejected_sha256: str,
-) -> dict[str, Any]:  # fmt: skip
+    out: Path,
+    corpus: Corpus,
+    results: Sequence[SourceResult],
+    shards: dict[str, list[ShardInfo]],
+    kept: pa.Table,
+    rejected: pa.Table,
+    rejected_sha256: str,
+) -> dict[str, Any]:
     """Write `corpus.json` (last, so that its presence means a whole corpus), README.md and LICENSES.md.
 
     Nothing in it depends on the time, the machine's name or the number of workers.
@@ -45,7 +50,9 @@ def write_corpus(
         "openus": __version__,
         "corpus": corpus.model_dump(mode="json", by_alias=True),
         "sources": {
-            result.source.slug: _source(result, counts, reasons, frames) for result in results if result.problem is None
+            result.source.slug: _source(result, counts, reasons, frames)
+            for result in results
+            if result.problem is None
         },
         "missing": {
             result.source.slug: {
@@ -83,7 +90,12 @@ def _source(
             "selected": len(selection.images),
             "excluded": len(selection.excluded),
         },
-        "frames": {"announced": tally.announced, "decoded": tally.decoded, "kept": kept, "rejected": frames[source.slug]},
+        "frames": {
+            "announced": tally.announced,
+            "decoded": tally.decoded,
+            "kept": kept,
+            "rejected": frames[source.slug],
+        },
         "rejected": dict(sorted(reasons.get(source.slug, Counter()).items())),
         "notes": [*selection.notes, *_surprises(result)],
     }
@@ -120,7 +132,11 @@ def read_corpus(root: Path) -> dict[str, Any]:
         raise CorpusError(f"{root}: no such folder; build a corpus with: openus build {root}")
     if not path.exists():
         unfinished = (root / ".work").is_dir()
-        hint = "the build was not finished; run the same 'openus build' again" if unfinished else "is it a corpus folder?"
+        hint = (
+            "the build was not finished; run the same 'openus build' again"
+            if unfinished
+            else "is it a corpus folder?"
+        )
         raise CorpusError(f"{root}: there is no {NAME}; {hint}")
     try:
         summary: dict[str, Any] = json.loads(path.read_bytes())
@@ -139,7 +155,8 @@ def _readme(corpus: Corpus, summary: dict[str, Any]) -> str:
     first = next(iter(summary["sets"].items()))
     last = len(first[1]["shards"]) - 1
     sets = "\n".join(
-        f"| {name} | {entry['samples']:,} | {len(entry['shards'])} | {sum(s['bytes'] for s in entry['shards']) / 1e6:,.1f} |"
+        f"| {name} | {entry['samples']:,} | {len(entry['shards'])} | "
+        f"{sum(shard['bytes'] for shard in entry['shards']) / 1e6:,.1f} |"
         for name, entry in summary["sets"].items()
     )
     sources = "\n".join(

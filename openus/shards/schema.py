@@ -35,7 +35,9 @@ ROW = pa.schema(
         pa.field("source_width", pa.int32(), nullable=False),
         pa.field("source_height", pa.int32(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),  # of the image's bytes in the tar
-        pa.field("pixel_sha256", pa.string(), nullable=False),  # of (height, width, grey pixels) before encoding
+        pa.field(
+            "pixel_sha256", pa.string(), nullable=False
+        ),  # of (height, width, grey pixels) before encoding
         pa.field("phash", pa.string(), nullable=False),  # 64 hexadecimal digits: 256-bit DCT hash
         pa.field("cluster", pa.string(), nullable=False),  # duplicate cluster; the key itself where alone
         pa.field("sector", pa.list_(pa.int32(), 4), nullable=False),  # x, y, w, h in source pixels
@@ -70,7 +72,9 @@ def sample_json(row: dict[str, Any]) -> bytes:
             continue
         value = row[name]
         if name == "labels":
-            flat[name] = json.dumps(dict(sorted(dict(value).items())), ensure_ascii=False, separators=(",", ":"))
+            flat[name] = json.dumps(
+                dict(sorted(dict(value).items())), ensure_ascii=False, separators=(",", ":")
+            )
         elif name == "sector":
             flat.update(zip(("sector_x", "sector_y", "sector_w", "sector_h"), map(int, value), strict=True))
         elif name == "cleaned_fraction":

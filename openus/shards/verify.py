@@ -44,7 +44,11 @@ class Verdict:
 
 
 def verify(
-    root: Path, *, deep: bool = False, workers: int = 0, report: Callable[[str, int, int | None], None] | None = None
+    root: Path,
+    *,
+    deep: bool = False,
+    workers: int = 0,
+    report: Callable[[str, int, int | None], None] | None = None,
 ) -> Verdict:
     """Check a corpus folder: hashes of all files, each sample's byte range, the accounting of each source.
 
@@ -55,7 +59,9 @@ def verify(
     """
     summary = read_corpus(root)
     checks = [
-        ShardCheck(root, name, entry, deep) for name, part in summary["sets"].items() for entry in part["shards"]
+        ShardCheck(root, name, entry, deep)
+        for name, part in summary["sets"].items()
+        for entry in part["shards"]
     ]
     verdict = Verdict()
     total = sum(check.entry["samples"] for check in checks)
@@ -102,7 +108,11 @@ def check_shard(check: ShardCheck) -> tuple[list[str], list[str], Counter[str]]:
     except pa.ArrowInvalid as error:
         return [*problems, f"manifest/{entry['manifest']}: not a Parquet file ({error})"], [], Counter()
     if not table.schema.equals(ROW):
-        return [*problems, f"manifest/{entry['manifest']}: its columns are not those of the row schema"], [], Counter()
+        return (
+            [*problems, f"manifest/{entry['manifest']}: its columns are not those of the row schema"],
+            [],
+            Counter(),
+        )
     rows = table.to_pylist()
     for row in rows:
         problems += _check_row(row, data, where, check.deep)
@@ -121,11 +131,14 @@ def _check_row(row: dict[str, Any], data: bytes, where: str, deep: bool) -> list
     import cv2
     import numpy as np
 
-    pixels = cv2.imdecode(np.frombuffer(piece, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if pixels is None:
+    decoded = cv2.imdecode(np.frombuffer(piece, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if decoded is None:
         return [f"{where}: sample {row['key']} cannot be decoded"]
+    pixels = np.asarray(decoded, np.uint8)
     if pixels.shape != (row["height"], row["width"]):
-        return [f"{where}: sample {row['key']} is {pixels.shape[1]}x{pixels.shape[0]}, its row says otherwise"]
+        return [
+            f"{where}: sample {row['key']} is {pixels.shape[1]}x{pixels.shape[0]}, its row says otherwise"
+        ]
     lossless = not piece.startswith(b"\xff\xd8") and not row["set"].endswith(MASK)
     if lossless and pixel_sha256(pixels) != row["pixel_sha256"]:
         return [f"{where}: sample {row['key']} does not hold the pixels its row describes"]
@@ -140,7 +153,9 @@ def _check_members(rows: list[dict[str, Any]], path: Path, where: str) -> list[s
             texts = [tar.extractfile(m) if m.name.endswith(".json") else None for m in members]
             if len(members) != 2 * len(rows):
                 return [f"{where}: {len(members)} members for {len(rows)} samples"]
-            for row, picture, text, content in zip(rows, members[::2], members[1::2], texts[1::2], strict=True):
+            for row, picture, text, content in zip(
+                rows, members[::2], members[1::2], texts[1::2], strict=True
+            ):
                 same_place = picture.offset_data == row["offset"] and picture.size == row["size"]
                 same_name = picture.name.rsplit(".", 1)[0] == row["key"] and text.name == row["key"] + ".json"
                 if not same_place or not same_name:
@@ -166,18 +181,27 @@ def _accounting(root: Path, summary: dict[str, Any], kept: Counter[str]) -> list
         rejected = pq.read_table(pa.BufferReader(data))
     except (OSError, pa.ArrowInvalid) as error:
         return [f"manifest/rejected.parquet: unreadable ({error})"]
-    if hashlib.sha256(data).hexdigest() != summary["rejected"]["sha256"] or not rejected.schema.equals(REJECTED):
+    if hashlib.sha256(data).hexdigest() != summary["rejected"]["sha256"] or not rejected.schema.equals(
+        REJECTED
+    ):
         return ["manifest/rejected.parquet: not the file corpus.json records"]
     excluded: Counter[str] = Counter()
     frames: Counter[str] = Counter()
-    for source, index, stage in zip(*(rejected[n].to_pylist() for n in ("source", "index", "stage")), strict=True):
+    for source, index, stage in zip(
+        *(rejected[n].to_pylist() for n in ("source", "index", "stage")), strict=True
+    ):
         excluded[source] += stage == "select"
         frames[source] += index >= 0
     problems = []
     for slug, entry in summary["sources"].items():
         members, counts = entry["members"], entry["frames"]
-        if members["found"] != members["selected"] + members["excluded"] or members["excluded"] != excluded[slug]:
-            problems.append(f"{slug}: {members['found']} files found, {members['selected']} selected, {excluded[slug]} excluded")
+        if (
+            members["found"] != members["selected"] + members["excluded"]
+            or members["excluded"] != excluded[slug]
+        ):
+            problems.append(
+                f"{slug}: {members['found']} files found, {members['selected']} selected, {excluded[slug]} excluded"
+            )
         if counts["kept"] != kept[slug] or counts["decoded"] != kept[slug] + frames[slug]:
             problems.append(
                 f"{slug}: {counts['decoded']} frames decoded, {kept[slug]} in the shards, {frames[slug]} rejected"

@@ -14,8 +14,12 @@ def test_grey_by_luma() -> None:
     assert to_grey(grey) is grey
 
 
-@pytest.mark.parametrize(("shape", "expected"), [((400, 600), (256, 384)), ((600, 400), (384, 256)), ((257, 999), (256, 995))])
-def test_the_short_side_shrinks_and_the_aspect_stays(shape: tuple[int, int], expected: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((400, 600), (256, 384)), ((600, 400), (384, 256)), ((257, 999), (256, 995))]
+)
+def test_the_short_side_shrinks_and_the_aspect_stays(
+    shape: tuple[int, int], expected: tuple[int, int]
+) -> None:
     assert resize_short_side(np.zeros(shape, np.uint8), 256).shape == expected
 
 

@@ -7,14 +7,23 @@ def candidates(*rows: tuple[str, str]) -> pd.DataFrame:
     """Rows of (set, pixels)."""
     return pd.DataFrame(
         [
-            {"key": f"k{i}", "set": name, "source": "s", "member": f"m{i}", "index": 0, "pixel_sha256": pixels}
+            {
+                "key": f"k{i}",
+                "set": name,
+                "source": "s",
+                "member": f"m{i}",
+                "index": 0,
+                "pixel_sha256": pixels,
+            }
             for i, (name, pixels) in enumerate(rows)
         ]
     )
 
 
 def test_the_first_of_equal_samples_stays() -> None:
-    found = exact_duplicates(candidates(("pretrain", "a"), ("pretrain", "b"), ("pretrain", "a"), ("pretrain", "a")))
+    found = exact_duplicates(
+        candidates(("pretrain", "a"), ("pretrain", "b"), ("pretrain", "a"), ("pretrain", "a"))
+    )
     assert found.keep.tolist() == [True, True, False, False]
     assert found.cluster.tolist() == ["k0", "k1", "k0", "k0"]
     assert found.reason.tolist() == ["", "", "duplicate", "duplicate"]

@@ -31,7 +31,9 @@ def test_phash_survives_resizing_and_jpeg_but_tells_pictures_apart() -> None:
     base = phash(picture)
     assert len(base) == 64
     small = cv2.resize(picture, (160, 120), interpolation=cv2.INTER_AREA)
-    jpeg = cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], cv2.IMREAD_GRAYSCALE)
+    jpeg = cv2.imdecode(
+        cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], cv2.IMREAD_GRAYSCALE
+    )
     others = [distance(base, phash(speckle(seed))) for seed in range(2, 22)]
     assert distance(base, phash(small)) < min(others) / 2
     assert distance(base, phash(jpeg)) < min(others) / 2

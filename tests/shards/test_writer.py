@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,9 +14,13 @@ from openus.shards.writer import cut, write_shard
 
 
 def row(key: str) -> dict[str, Any]:
-    values: dict[str, Any] = {name: "" for name in ROW.names}
+    values: dict[str, Any] = dict.fromkeys(ROW.names, "")
     numbers = ("index", "width", "height", "source_width", "source_height", "cleaned_fraction", "text_boxes")
-    return values | dict.fromkeys(numbers, 0) | {"key": key, "labels": [("kind", "cyst")], "sector": [0, 0, 4, 4]}
+    return (
+        values
+        | dict.fromkeys(numbers, 0)
+        | {"key": key, "labels": [("kind", "cyst")], "sector": [0, 0, 4, 4]}
+    )
 
 
 def samples() -> list[tuple[dict[str, Any], bytes]]:
@@ -24,7 +29,9 @@ def samples() -> list[tuple[dict[str, Any], bytes]]:
 
 def test_a_shard_is_plain_deterministic_ustar(tmp_path: Path) -> None:
     info = write_shard(tmp_path / "a" / "x-000000.tar", tmp_path / "m" / "x-000000.parquet", samples(), "jpg")
-    again = write_shard(tmp_path / "b" / "x-000000.tar", tmp_path / "n" / "x-000000.parquet", samples(), "jpg")
+    again = write_shard(
+        tmp_path / "b" / "x-000000.tar", tmp_path / "n" / "x-000000.parquet", samples(), "jpg"
+    )
     data = (tmp_path / "a" / "x-000000.tar").read_bytes()
     assert info == again
     assert (info.bytes, info.sha256) == (len(data), hashlib.sha256(data).hexdigest())
@@ -32,7 +39,9 @@ def test_a_shard_is_plain_deterministic_ustar(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a" / "x-000000.tar", "r:") as tar:
         members = tar.getmembers()
         assert [m.name for m in members] == [f"s_{i}.{e}" for i in range(4) for e in ("jpg", "json")]
-        assert {(m.mtime, m.uid, m.gid, m.mode, m.uname, m.gname) for m in members} == {(0, 0, 0, 0o444, "", "")}
+        assert {(m.mtime, m.uid, m.gid, m.mode, m.uname, m.gname) for m in members} == {
+            (0, 0, 0, 0o444, "", "")
+        }
         sidecar = json.loads(tar.extractfile("s_1.json").read())  # type: ignore[union-attr]
     assert sidecar["labels"] == '{"kind":"cyst"}'
     assert None not in sidecar.values()
@@ -54,10 +63,8 @@ def test_nothing_half_written_stands_under_the_final_name(tmp_path: Path) -> Non
         yield samples()[0]
         raise RuntimeError("power cut")
 
-    try:
+    with pytest.raises(RuntimeError, match="power cut"):
         write_shard(tmp_path / "x.tar", tmp_path / "x.parquet", breaking(), "png")
-    except RuntimeError:
-        pass
     assert not (tmp_path / "x.tar").exists() and not (tmp_path / "x.parquet").exists()
 
 

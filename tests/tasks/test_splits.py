@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openus.errors import CorpusError, UsageError
-from openus.manifest import Catalogue, Protocol
+from openus.catalogue import Catalogue
+from openus.manifest import Protocol
 from usfmae.tasks.splits import (
     Identity,
     deal,
