@@ -8,17 +8,20 @@ INPUTS/simulated-lesions/images/*.png, masks/*.png, views.csv   simulated, other
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pydicom
 from PIL import Image
 from pydicom.errors import InvalidDicomError
+from rich.progress import Progress, TaskID
 
+from openus.console import progress
 from openus.demo.phantom import PROBES, Patient, Phantom, draw_patient, view
 from openus.demo.tissue import LESIONS
 from openus.errors import SourceError
@@ -31,33 +34,38 @@ LABELLED = (60, 4)
 FOLDS = 5
 FIRST_LABELLED = 1001  # number of the first patient of the labelled set: nobody is in both
 COLUMNS = ("image", "patient", "view", "probe", "lesion", "fold")
+Wrote = Callable[[int], None]
+"""Called after each picture with how many there will be."""
 _NOTE = """These pictures are simulated by openus.demo.phantom. They show no person and no real tissue.
 """
 
 
-def write_inputs(folder: Path) -> dict[str, Path]:
+def write_inputs(folder: Path, *, quiet: bool = False) -> dict[str, Path]:
     """Write all inputs that are not yet complete below `folder`; return the folder of each source by slug.
 
     Raises `SourceError` when the installed pydicom brings no ultrasound files.
     """
-    writers = {
-        "pydicom-ultrasound": _write_dicom,
-        "simulated-phantoms": _write_phantoms,
-        "simulated-lesions": _write_lesions,
-    }
     folder.mkdir(parents=True, exist_ok=True)
-    for slug, write in writers.items():
+    for slug, write in _WRITERS.items():
         if _complete(folder / slug):
             continue
         # Written beside its place and renamed, so that an interrupted run leaves nothing half done.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{slug}-") as scratch:
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix=f".{slug}-") as scratch,
+            progress(quiet, unit="pictures") as bar,
+        ):
             made = Path(scratch) / slug
             made.mkdir()
-            write(made)
+            task = bar.add_task(slug, total=None)
+            write(made, functools.partial(_advance, bar, task))
             (made / ".complete.json").write_text(json.dumps(_identity()))
             shutil.rmtree(folder / slug, ignore_errors=True)
             made.replace(folder / slug)
-    return {slug: folder / slug for slug in writers}
+    return {slug: folder / slug for slug in _WRITERS}
+
+
+def _advance(bar: Progress, task: TaskID, total: int) -> None:
+    bar.update(task, total=total, advance=1)
 
 
 def ultrasound_files() -> list[Path]:
@@ -85,7 +93,7 @@ def _complete(folder: Path) -> bool:
         return False
 
 
-def _write_dicom(folder: Path) -> None:
+def _write_dicom(folder: Path, wrote: Wrote) -> None:
     files = ultrasound_files()
     if not files:
         raise SourceError(
@@ -95,53 +103,54 @@ def _write_dicom(folder: Path) -> None:
         )
     for path in files:
         shutil.copyfile(path, folder / path.name)
+        wrote(len(files))
 
 
-def _write_phantoms(folder: Path) -> None:
+def _write_phantoms(folder: Path, wrote: Wrote) -> None:
     patients, views = PRETRAIN
     kinds = (None, *LESIONS)
-    _write_views(
-        folder,
-        (
-            (draw_patient(SEED, number, kinds[number % 3], PROBES[number % len(PROBES)]), number_of_view)
-            for number in range(1, patients + 1)
-            for number_of_view in range(views)
-        ),
-    )
+    drawn = [draw_patient(SEED, n, kinds[n % 3], PROBES[n % len(PROBES)]) for n in range(1, patients + 1)]
+    _write_views(folder, drawn, views, wrote)
 
 
-def _write_lesions(folder: Path) -> None:
+def _write_lesions(folder: Path, wrote: Wrote) -> None:
     patients, views = LABELLED
     (folder / "masks").mkdir()
-    _write_views(
-        folder,
-        (
-            # Probe and fold run through all combinations with the lesion, so that neither tells it.
-            (draw_patient(SEED, FIRST_LABELLED + n, LESIONS[n % 2], PROBES[n // 2 % len(PROBES)]), number)
-            for n in range(patients)
-            for number in range(views)
-        ),
-        labelled=True,
-    )
+    # The lesion alternates, and probe and fold change every second patient, so that neither tells the lesion.
+    drawn = [
+        draw_patient(SEED, FIRST_LABELLED + n, LESIONS[n % 2], PROBES[n // 2 % len(PROBES)])
+        for n in range(patients)
+    ]
+    _write_views(folder, drawn, views, wrote, labelled=True)
 
 
-def _write_views(folder: Path, views: Iterator[tuple[Patient, int]], labelled: bool = False) -> None:
+def _write_views(
+    folder: Path, patients: Sequence[Patient], views: int, wrote: Wrote, labelled: bool = False
+) -> None:
     (folder / "images").mkdir()
     (folder / "SIMULATED.txt").write_text(_NOTE)
     with (folder / "views.csv").open("w", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(COLUMNS)
-        for patient, number in views:
-            phantom = view(patient, number, SIZE)
-            name = f"patient-{patient.number:04d}_view-{number + 1}.png"
-            _save(phantom, folder, name, labelled)
-            fold = 1 + (patient.number - FIRST_LABELLED) // 2 % FOLDS if labelled else ""
-            table.writerow(
-                [name, patient.number, number + 1, patient.probe.kind, phantom.lesion or "none", fold]
-            )
+        for place, patient in enumerate(patients):
+            fold = 1 + place // 2 % FOLDS if labelled else ""
+            for number in range(1, views + 1):
+                phantom = view(patient, number, SIZE)
+                name = f"patient-{patient.number:04d}_view-{number}.png"
+                _save(phantom, folder, name, labelled)
+                lesion = phantom.lesion or "none"
+                table.writerow([name, patient.number, number, patient.probe.kind, lesion, fold])
+                wrote(len(patients) * views)
 
 
 def _save(phantom: Phantom, folder: Path, name: str, labelled: bool) -> None:
     Image.fromarray(phantom.pixels).save(folder / "images" / name, compress_level=1)
     if labelled:
         Image.fromarray(phantom.mask).save(folder / "masks" / name)
+
+
+_WRITERS: dict[str, Callable[[Path, Wrote], None]] = {
+    "pydicom-ultrasound": _write_dicom,
+    "simulated-phantoms": _write_phantoms,
+    "simulated-lesions": _write_lesions,
+}
