@@ -12,9 +12,11 @@ class RemoteFile:
 
     name:    file name in the cache (a plain name or a relative POSIX path, checked before use).
     size:    bytes, or None where nobody says.
-    hash:    "md5:…", "sha1:…" or "sha256:…" in lower-case hexadecimal, or None.
+    hash:    "md5:…", "sha1:…", "sha256:…", "sha512:…" or "git:…" (a git blob), hexadecimal, or None.
     headers: sent with each request (authorisation; never logged).
     stable:  False where the host makes the file on request and its bytes may change from day to day.
+    mirror:  HOST/PATH under which a mirror keeps it, where that is not simply host and path of the URL. It is
+             also the name under which the lock file remembers the bytes.
     """
 
     name: str
@@ -23,3 +25,4 @@ class RemoteFile:
     hash: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     stable: bool = True
+    mirror: str | None = None

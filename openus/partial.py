@@ -1,0 +1,156 @@
+"""A file under way: its bytes so far, and what identifies the remote file they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import requests
+import urllib3
+
+from openus.checksum import Digests
+from openus.net import NETWORK_ERRORS, InterruptionError, interruption
+
+CHUNK = 128 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What identifies the remote file a part belongs to."""
+
+    url: str
+    etag: str | None = None
+    modified: str | None = None
+    size: int | None = None
+
+    @property
+    def validator(self) -> str | None:
+        """The value for If-Range. A weak ETag does not promise equal bytes, so it is no validator."""
+        if self.etag and not self.etag.startswith("W/"):
+            return self.etag
+        return self.modified
+
+
+class Part:
+    """``NAME.part`` and, beside it, ``NAME.part.json`` with its `Identity`.
+
+    digests:  checksums of the bytes that are in the part.
+    furthest: the most bytes it ever held in this process; more than that is progress.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.path = base.with_name(base.name + ".part")
+        self.note = base.with_name(base.name + ".part.json")
+        self.digests = Digests(())
+        self.furthest = 0
+
+    def ask(
+        self,
+        url: str,
+        algorithms: Iterable[str],
+        size: int | None,
+        on_bytes: Callable[[int], None],
+        *,
+        safe: bool,
+    ) -> dict[str, str]:
+        """Bring `digests` up to the bytes that are here; return the request headers that ask for the rest.
+
+        Without a validator to name, the rest is asked for only if a checksum will judge the whole (`safe`).
+        """
+        identity = self._identity()
+        have = self.path.stat().st_size if self.path.exists() else 0
+        if identity is None or identity.url != url or not have or not (identity.validator or safe):
+            self.truncate(algorithms, size)
+            return {}
+        if not self.digests.covers(algorithms, have):
+            self.digests = Digests(algorithms, identity.size or size)
+            with self.path.open("rb") as stream:
+                while data := stream.read(CHUNK):
+                    self.digests.update(data)
+                    on_bytes(self.digests.length)
+        self.furthest = max(self.furthest, have)
+        headers = {"Range": f"bytes={have}-"}
+        if identity.validator:
+            headers["If-Range"] = identity.validator
+        return headers
+
+    def begin(self, response: requests.Response, url: str) -> tuple[bool, int | None]:
+        """Whether `response` goes on where the part ends (else it is the whole file), and the full length.
+
+        Raises `InterruptionError` where the remote file is not the one the part belongs to.
+        """
+        old = self._identity()
+        fresh = Identity(url, response.headers.get("ETag"), response.headers.get("Last-Modified"))
+        if response.status_code == 200:
+            encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+            total = None if encoded else _number(response.headers.get("Content-Length"))
+            self._write_note(replace(fresh, size=total))
+            return False, total
+        start, total = _content_range(response)
+        complete = response.status_code == 416 and total == self.digests.length
+        goes_on = response.status_code == 206 and start == self.digests.length
+        changed = old is None or (
+            (old.etag and fresh.etag and old.etag != fresh.etag) or (old.size and total and old.size != total)
+        )
+        if changed or not (complete or goes_on):
+            self.discard()
+            raise InterruptionError(
+                f"{url}: the file changed at the host while it was fetched; starting again"
+            )
+        return True, total
+
+    def truncate(self, algorithms: Iterable[str], size: int | None) -> None:
+        """Start from nothing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(b"")
+        self.digests = Digests(algorithms, size)
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+
+    def finish(self, target: Path) -> None:
+        """Give the complete file its name; after a crash it is either there whole or not at all."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.path.replace(target)
+        self.note.unlink(missing_ok=True)
+
+    def _identity(self) -> Identity | None:
+        try:
+            return Identity(**json.loads(self.note.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _write_note(self, identity: Identity) -> None:
+        fresh = self.note.with_name(self.note.name + ".new")
+        fresh.write_text(json.dumps(asdict(identity)))
+        fresh.replace(self.note)
+
+
+def body(response: requests.Response, url: str) -> Iterator[bytes]:
+    """The bytes as the host stores them; compression nobody asked for is undone, except on ``.gz`` files."""
+    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+    decode = encoded and not url.endswith(("gz", ".tgz"))
+    raw = response.raw
+    while True:
+        try:
+            data = raw.read(CHUNK, decode_content=decode)
+        except (*NETWORK_ERRORS, urllib3.exceptions.HTTPError) as error:
+            raise interruption(url, error, connected=True) from error
+        if not data:
+            return
+        yield data
+
+
+def _content_range(response: requests.Response) -> tuple[int, int | None]:
+    """``bytes 10-99/100`` as (10, 100); ``bytes */100`` as (-1, 100)."""
+    value = response.headers.get("Content-Range", "").removeprefix("bytes").strip()
+    span, _, total = value.partition("/")
+    start = _number(span.partition("-")[0])
+    return (-1 if start is None else start), _number(total)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.strip().isdigit() else None
