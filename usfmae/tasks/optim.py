@@ -1,0 +1,70 @@
+"""Optimiser, learning-rate curve and weight average of fine-tuning."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from usfmae.tasks.recipe import FinetuneRecipe
+
+
+def make_optimizer(body: nn.Module, recipe: FinetuneRecipe) -> torch.optim.AdamW:
+    """AdamW with layer-wise decay of the learning rate (Clark et al. 2020; Bao et al. 2021).
+
+    Biases, norms and what the model itself exempts (positions, tokens) have no weight decay. Each group
+    carries ``lr_scale``.
+    """
+    exempt = body.no_weight_decay() if hasattr(body, "no_weight_decay") else ()  # type: ignore[operator]
+    groups: Any = param_groups_layer_decay(
+        body, recipe.weight_decay, no_weight_decay_list=exempt, layer_decay=recipe.layer_decay
+    )
+    for group in groups:
+        group.pop("use_fallback", None)
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in body.parameters())
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=fused)
+
+
+def rate(recipe: FinetuneRecipe, epoch: float) -> float:
+    """Learning rate at a fractional epoch: linear warm-up, then half a cosine down to `min_lr`."""
+    warmup = min(recipe.warmup_epochs, recipe.epochs / 2)
+    if epoch < warmup:
+        return recipe.lr * epoch / warmup
+    share = (epoch - warmup) / max(1e-9, recipe.epochs - warmup)
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Give every group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = value * group.get("lr_scale", 1.0)
+
+
+class Average:
+    """Exponential moving average of a model's parameters and float buffers.
+
+    The first steps average over fewer of them (decay (1 + t) / (10 + t)), so that a short run is not held
+    back by its random start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take one step of the average after one step of the optimiser."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        mine: list[Tensor] = []
+        theirs: list[Tensor] = []
+        for key, value in model.state_dict().items():
+            if value.is_floating_point():
+                mine.append(self.state[key])
+                theirs.append(value)
+            else:
+                self.state[key].copy_(value)
+        torch._foreach_lerp_(mine, theirs, 1 - decay)

@@ -1,0 +1,92 @@
+"""Pictures of results: confusion matrix, learning curves. Drawn off screen, written as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, ACCENT, SECOND, GRID = "#1f2933", "#0b7285", "#e8590c", "#dde3e8"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure (inches) with a layout that fits its labels; no window, no global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure; the file appears whole, and holds no date."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    temporary = path.with_name(f".{path.name}.part")
+    canvas = FigureCanvasAgg(figure)
+    canvas.print_png(temporary, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    temporary.replace(path)
+
+
+def plain_axes(axes: Any) -> None:
+    """Take away what carries no information."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GRID)
+    axes.tick_params(colors=INK, labelsize=8)
+
+
+def confusion_png(path: Path, counts: NDArray[np.int64], classes: Sequence[str], title: str) -> None:
+    """The confusion matrix [C, C] (row: true class): counts, shaded by the share of the true class."""
+    count = len(classes)
+    figure = new_figure(2.6 + 0.62 * count, 2.0 + 0.55 * count)
+    axes = figure.add_subplot()
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="GnBu", vmin=0, vmax=1)
+    for row in range(count):
+        for column in range(count):
+            colour = "white" if share[row, column] > 0.6 else INK
+            text = f"{counts[row, column]}\n{share[row, column]:.0%}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    angle = 45 if max(map(len, classes)) * count > 24 else 0
+    axes.set_xticks(range(count), classes, rotation=angle, ha="right" if angle else "center")
+    axes.set_yticks(range(count), classes)
+    axes.set_xlabel("decision", color=INK, fontsize=9)
+    axes.set_ylabel("truth", color=INK, fontsize=9)
+    axes.set_title(title, color=INK, fontsize=9, loc="left")
+    axes.tick_params(length=0, labelsize=8, colors=INK)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    save_png(figure, path)
+
+
+def curves_png(path: Path, history: Sequence[Mapping[str, float]], monitor: str, best: int) -> None:
+    """Losses and the monitored validation score over epochs; the epoch that was kept is marked."""
+    figure = new_figure(6.4, 2.6)
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] + 1 for row in history]
+    for name, colour in (("train_loss", INK), ("val_loss", SECOND)):
+        if name in history[0]:
+            left.plot(
+                epochs, [_value(row, name) for row in history], color=colour, label=name.replace("_", " ")
+            )
+    left.legend(frameon=False, fontsize=8)
+    if monitor != "loss":
+        right.plot(epochs, [row[f"val_{monitor}"] for row in history], color=ACCENT)
+        right.set_title(f"validation {monitor}", fontsize=9, color=INK, loc="left")
+    left.set_title("loss", fontsize=9, color=INK, loc="left")
+    for axes in (left, right):
+        axes.axvline(best + 1, color=GRID, zorder=0)
+        axes.set_xlabel("epoch (grey line: kept)", fontsize=8, color=INK)
+        plain_axes(axes)
+    save_png(figure, path)
+
+
+def _value(row: Mapping[str, float], name: str) -> float:
+    # The validation loss is stored with its sign turned, so that higher is better for every score.
+    return -row[name] if name == "val_loss" else row[name]

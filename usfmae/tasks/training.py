@@ -1,0 +1,265 @@
+"""The training loop of all tasks: pixels in memory, changes on the device, best epoch kept, resumable.
+
+Every random number of an epoch comes from (seed, epoch), so that a run stopped after any epoch and started
+again goes on exactly as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openus.errors import OpenUSError, UsageError
+from usfmae.model.weights import write_atomic
+from usfmae.tasks.augment import augment
+from usfmae.tasks.models import Network
+from usfmae.tasks.optim import Average, make_optimizer, rate, set_rate
+from usfmae.tasks.recipe import FinetuneRecipe
+
+STATE = "state.pt"
+_SAVE_EVERY = 15.0  # seconds; an epoch of a small model takes less than writing it
+
+
+class Objective(Protocol):
+    """What a task wants of a network: a loss to lower and a score to choose the epoch by."""
+
+    monitor: str
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss of a batch; float32 outputs."""
+
+    def score(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Scores of (outputs, targets) batches; holds `monitor`, higher is better."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images uint8 [N, 1, S, S] and targets [N, ...] on the device of the run."""
+
+    images: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass
+class Fit:
+    """What a run learned."""
+
+    epoch: int = -1
+    """The last epoch done (0-based)."""
+    best_epoch: int = -1
+    best: dict[str, float] = field(default_factory=dict)
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+    """Time inside forward, backward and optimiser; on a CPU only, where it can be told apart for free."""
+    train_samples: int = 0
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device asked for, else a GPU if there is one."""
+    try:
+        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UsageError(f"no device '{name}': {' '.join(str(error).split())[:120]}") from error
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 autocast where the recipe and the device allow it, else a context that does nothing."""
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported()
+    else:
+        # Only with matrix units for it: elsewhere a CPU emulates bf16 and is slower than float32.
+        able = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    on = precision == "bf16" or (precision == "auto" and able)
+    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+
+
+def fit(
+    network: Network,
+    train: Samples,
+    val: Samples,
+    objective: Objective,
+    recipe: FinetuneRecipe,
+    *,
+    seed: int,
+    folder: Path,
+    fingerprint: str,
+    on_epoch: Callable[[Fit], None] | None = None,
+) -> Fit:
+    """Train `network` in place and keep the weights of the best validation epoch.
+
+    The state of the run lies in ``folder/state.pt``; a run of the same `fingerprint` goes on from it.
+    Raises OpenUSError when the loss is not finite, and UsageError for the state of another run.
+    """
+    device = train.images.device
+    optimizer = make_optimizer(network.body, recipe)
+    average = Average(network.body, recipe.ema) if recipe.ema else None
+    run = _load_state(folder / STATE, fingerprint, network, optimizer, average, device) or Fit()
+    saved = time.monotonic()
+    for epoch in range(run.epoch + 1, recipe.epochs):
+        if recipe.patience and epoch - 1 - run.best_epoch >= recipe.patience and run.best_epoch >= 0:
+            break
+        began = time.monotonic()
+        loss = _train_epoch(network, train, objective, recipe, optimizer, average, seed, epoch, run)
+        scores = _score(network, average, val, objective, recipe)
+        run.epoch, run.seconds = epoch, run.seconds + time.monotonic() - began
+        run.history.append({"epoch": epoch, "train_loss": loss, **{f"val_{k}": v for k, v in scores.items()}})
+        if run.best_epoch < 0 or scores[objective.monitor] > run.best[objective.monitor]:
+            run.best_epoch, run.best = epoch, scores
+            source = average.state if average else network.body.state_dict()
+            run.best_state = {key: value.detach().cpu().clone() for key, value in source.items()}
+        if time.monotonic() - saved > _SAVE_EVERY:
+            _save_state(folder / STATE, fingerprint, network, optimizer, average, run)
+            saved = time.monotonic()
+        if on_epoch is not None:
+            on_epoch(run)
+    network.body.load_state_dict(run.best_state)
+    return run
+
+
+def _train_epoch(
+    network: Network, train: Samples, objective: Objective, recipe: FinetuneRecipe,
+    optimizer: torch.optim.Optimizer, average: Average | None, seed: int, epoch: int, run: Fit,
+) -> float:  # fmt: skip
+    """One pass over the training part in a drawn order; the mean loss."""
+    device = train.images.device
+    generator = torch.Generator().manual_seed(_mix(seed, epoch, 0))
+    torch.manual_seed(_mix(seed, epoch, 1))  # drop path and dropout draw from the global generator
+    batch = min(recipe.batch_size, len(train))
+    steps = max(1, len(train) // batch)  # a smaller last batch would weigh its samples more
+    order = torch.randperm(len(train), generator=generator)
+    network.train()
+    total = torch.zeros((), device=device)
+    for step in range(steps):
+        rows = order[step * batch : (step + 1) * batch].to(device)
+        pixels, masks = augment(train.images[rows], recipe.augment, generator, _masks(train.targets, rows))
+        targets = train.targets[rows] if masks is None else masks
+        set_rate(optimizer, rate(recipe, epoch + step / steps))
+        began = time.perf_counter()
+        loss = _step(network, pixels, targets, objective, recipe, optimizer, generator)
+        if average is not None:
+            average.update(network.body)
+        total += loss
+        if device.type == "cpu":
+            run.model_seconds += time.perf_counter() - began
+        run.train_samples += batch
+    mean = float(total) / steps
+    if not np.isfinite(mean):
+        raise OpenUSError(
+            f"the training loss became {mean} in epoch {epoch}; lower lr (now {recipe.lr:g}) in the recipe, "
+            "or set precision: fp32"
+        )
+    return mean
+
+
+def _masks(targets: Tensor, rows: Tensor) -> Tensor | None:
+    return targets[rows] if targets.ndim == 3 and not targets.is_floating_point() else None
+
+
+def _step(
+    network: Network, pixels: Tensor, targets: Tensor, objective: Objective, recipe: FinetuneRecipe,
+    optimizer: torch.optim.Optimizer, generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    with autocast(pixels.device, recipe.precision):
+        if recipe.mixup:
+            # Zhang et al. 2018, with one partner and one share for the batch.
+            drawn = int(torch.randint(2**62, (1,), generator=generator))
+            share = float(np.random.default_rng(drawn).beta(recipe.mixup, recipe.mixup))
+            partner = torch.randperm(len(pixels), generator=generator).to(pixels.device)
+            outputs = network(share * pixels + (1 - share) * pixels[partner])
+        else:
+            share, partner, outputs = 1.0, None, network(pixels)
+    loss = objective.loss(outputs.float(), targets)
+    if partner is not None:
+        loss = share * loss + (1 - share) * objective.loss(outputs.float(), targets[partner])
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if recipe.clip_norm:
+        torch.nn.utils.clip_grad_norm_(network.body.parameters(), recipe.clip_norm)
+    optimizer.step()
+    return loss.detach()
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+@torch.no_grad()
+def predict_batches(
+    network: Network, samples: Samples, batch: int, precision: str, flip: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs (float32, of the network in eval mode) and targets in order.
+
+    flip: hand on each batch's outputs for the image and for its mirror image, stacked: [2, B, ...].
+    """
+    network.eval()
+    for start in range(0, len(samples), batch):
+        pixels = samples.images[start : start + batch].float().div_(255)
+        with autocast(pixels.device, precision):
+            outputs = network(pixels).float()
+            if flip:
+                outputs = torch.stack([outputs, network(pixels.flip(-1)).float()])
+        yield outputs, samples.targets[start : start + batch]
+
+
+def _score(
+    network: Network, average: Average | None, val: Samples, objective: Objective, recipe: FinetuneRecipe
+) -> dict[str, float]:
+    own = None
+    if average is not None:
+        own = {key: value.detach().clone() for key, value in network.body.state_dict().items()}
+        network.body.load_state_dict(average.state)
+    scores = objective.score(predict_batches(network, val, 2 * recipe.batch_size, recipe.precision))
+    if own is not None:
+        network.body.load_state_dict(own)
+    return scores
+
+
+def _save_state(
+    path: Path, fingerprint: str, network: Network, optimizer: torch.optim.Optimizer,
+    average: Average | None, run: Fit,
+) -> None:  # fmt: skip
+    buffer = io.BytesIO()
+    state: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "model": network.body.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": None if average is None else {"steps": average.steps, "state": average.state},
+        "run": dict(vars(run)),
+    }
+    torch.save(state, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def _load_state(
+    path: Path, fingerprint: str, network: Network, optimizer: torch.optim.Optimizer,
+    average: Average | None, device: torch.device,
+) -> Fit | None:  # fmt: skip
+    if not path.is_file():
+        return None
+    state = torch.load(path, map_location=device, weights_only=True)
+    if state["fingerprint"] != fingerprint:
+        raise UsageError(
+            f"{path.parent}: holds an interrupted run of other settings, data or code; "
+            "give another --out, or remove the folder"
+        )
+    network.body.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if average is not None:
+        average.steps = state["average"]["steps"]
+        average.state = state["average"]["state"]
+    run = Fit(**state["run"])
+    run.best_state = {key: value.cpu() for key, value in run.best_state.items()}
+    return run
