@@ -14,7 +14,7 @@ from openus.archives.limits import Budget
 from openus.archives.store import CHUNK, Store, joined, length_of, rim
 from openus.archives.tars import TarStore
 from openus.archives.unpacked import UnpackedStore, fill_7z, fill_rar
-from openus.archives.zips import ZipStore
+from openus.archives.zips import ZipStore, has_end
 from openus.errors import ArchiveError
 
 MAGIC = (
@@ -114,7 +114,7 @@ def open_store(
         return UnpackedStore(label, workspace.place(f"{key}\0{kind}"), budget, fill_7z(label, whole, budget))
     if kind:
         return TarStore(label, whole, budget, "" if kind == "tar" else kind)
-    if label.lower().endswith((".zip", ".change2zip")) and not _is_html(head) and stored:
+    if label.lower().endswith((".zip", ".change2zip", ".zip.001")) and has_end(whole):
         # A self-extracting zip begins with a program; its directory at the end is what counts.
         return ZipStore(label, lambda: [whole()], budget, False)
     raise _not_an_archive(label, head, stored)

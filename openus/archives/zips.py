@@ -69,6 +69,16 @@ def read_end(reader: BinaryIO, label: str) -> EndRecord:
     return EndRecord(disk, directory_disk, entries, None)
 
 
+def has_end(opener: Callable[[], BinaryIO]) -> bool:
+    """True if the file ends as a zip does, however it begins."""
+    with opener() as reader:
+        try:
+            read_end(reader, "")
+        except ArchiveError:
+            return False
+    return True
+
+
 def _end64(reader: BinaryIO, locator: int) -> tuple[int, int, int] | None:
     # The zip64 record lies right before its locator (56 bytes, without extensible data).
     if locator < 56:
