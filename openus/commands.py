@@ -11,7 +11,7 @@ from typing import Any
 from openus import console, views
 from openus.catalogue import Catalogue
 from openus.errors import NeedsPersonError, OpenUSError, UsageError
-from openus.manifest import Corpus, FramePolicy
+from openus.manifest import Corpus, FramePolicy, Source
 
 Report = Callable[[str, int, int | None], None]
 
@@ -72,7 +72,7 @@ def build_corpus(
         places = {**prepare(out / ".work" / "demo-inputs", quiet=quiet), **places}
     plan = _adjusted(catalogue.corpus(corpus), catalogue, size, frames, seed)
     options = BuildOptions(
-        cache=default_cache(cache),
+        cache=cache or default_cache(),
         mirrors=tuple(mirrors),
         local=places,
         offline=offline,
@@ -148,9 +148,9 @@ def fetch_sources(
     as_json: bool,
 ) -> None:
     """Fetch sources one after the other; what one of them lacks does not stop the next."""
-    from openus.fetch import default_cache, obtain, wait_for_files
+    from openus.fetch import default_cache, obtain
 
-    place = default_cache(cache)
+    place = cache or default_cache()
     wanted = list(catalogue.sources(slugs))
     outcome: dict[str, dict[str, Any]] = {}
     failed: list[str] = []
@@ -169,7 +169,8 @@ def fetch_sources(
                     if not wait:
                         raise
                     views.steps(source, person)
-                    got = wait_for_files(source, cache=place)
+                    _await_person(source, place)
+                    got = obtain(source, cache=place, offline=True)
                 outcome[source.slug] = {
                     "route": got.route,
                     "bytes": got.bytes,
@@ -185,6 +186,22 @@ def fetch_sources(
         views.fetched(outcome)
     if failed:
         raise OpenUSError(f"{len(failed)} of {len(wanted)} sources are not here yet: {', '.join(failed)}")
+
+
+def _await_person(source: Source, cache: Path) -> None:
+    """Watch the drop folder until all files of a source are there; each change is told."""
+    from openus.drop import wait_for_files
+    from openus.fetch import drop_folder
+    from openus.lock import LockFile
+
+    folder = drop_folder(source, cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    console.err.print(f"waiting for files in {folder} (Ctrl-C to stop; what is there stays)", soft_wrap=True)
+    for state in wait_for_files(source, folder, LockFile(cache)):
+        if state.problem:
+            console.err.print(state.problem, style="yellow", markup=False, soft_wrap=True)
+        elif state.missing:
+            console.err.print(f"still missing: {', '.join(state.missing)}", markup=False, soft_wrap=True)
 
 
 def verify_corpus(out: Path, *, deep: bool, workers: int, quiet: bool, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
@@ -25,7 +25,10 @@ _SHOWN_PROBLEMS = 20
 def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(
+            column, justify=justify, overflow="fold", no_wrap=column in ("source", "#", "access")
+        )
     return table
 
 
@@ -47,9 +50,9 @@ def sources(
     catalogue: Catalogue, cache: Path | None, wanted: Mapping[str, str | None], estimate: bool, as_json: bool
 ) -> None:
     """`openus sources`: a row per source, filtered."""
-    from openus.fetch import default_cache, is_cached
+    from openus.fetch import cached, default_cache
 
-    place = default_cache(cache)
+    place = cache or default_cache()
     rows = []
     for source in sorted(catalogue.sources(), key=lambda s: (s.number or 10**6, s.slug)):
         facts = {"anatomy": source.anatomy, "access": source.access, "kind": source.kind}
@@ -62,7 +65,7 @@ def sources(
                     "licence": source.licence.name,
                     "redistribution": source.licence.redistribution,
                     "expected": source.expected.frames,
-                    "cached": is_cached(source, place),
+                    "cached": cached(source, place),
                 }
             )
     if not rows:
@@ -75,7 +78,7 @@ def sources(
         print_json(rows)
         return
     table = _table(
-        "#", "source", "anatomy", "kind", "access", "may be shared", "frames", "here", right=("#", "frames")
+        "#", "source", "anatomy", "kind", "access", "sharing", "frames", "here", right=("#", "frames")
     )
     for row in rows:
         table.add_row(
@@ -86,7 +89,7 @@ def sources(
             row["access"],
             row["redistribution"],
             number(row["expected"]),
-            "yes" if row["cached"] else "",
+            row["cached"],
         )
     out.print(table)
     out.print(f"\n{len(rows)} sources. Details: openus show SLUG", style="dim")
@@ -199,7 +202,9 @@ def _facts(source: Source) -> list[tuple[str, str]]:
 
 def steps(source: Source, person: NeedsPersonError) -> None:
     """What a person must do for one source."""
-    err.print(f"[bold]{source.slug}[/]: {escape(str(person))}", soft_wrap=True)
+    err.print(
+        f"[bold]{source.slug}[/]: {escape(str(person).removeprefix(source.slug + ': '))}", soft_wrap=True
+    )
     for position, step in enumerate(person.steps, 1):
         err.print(f"  {position}. {step}", markup=False, soft_wrap=True)
 
@@ -208,7 +213,7 @@ def fetched(outcome: Mapping[str, Mapping[str, Any]]) -> None:
     """The result of `openus fetch`."""
     for slug, entry in outcome.items():
         if "error" in entry:
-            out.print(f"[red]{slug}[/]: {escape(entry['error'])}", soft_wrap=True)
+            out.print(f"[red]{slug}[/]: {escape(entry['error'].removeprefix(slug + ': '))}", soft_wrap=True)
             for position, step in enumerate(entry["steps"], 1):
                 out.print(f"  {position}. {step}", markup=False, soft_wrap=True)
         else:
@@ -238,7 +243,10 @@ def build_table(result: BuildResult, seconds: float) -> None:
     if result.missing:
         out.print(f"\n[bold]{len(result.missing)} sources are missing.[/] What to do for each:")
         for item in result.missing:
-            out.print(f"[yellow]{item.source.slug}[/]: {escape(str(item.problem))}", soft_wrap=True)
+            slug = item.source.slug
+            out.print(
+                f"[yellow]{slug}[/]: {escape(str(item.problem).removeprefix(slug + ': '))}", soft_wrap=True
+            )
             if isinstance(item.problem, NeedsPersonError):
                 for position, step in enumerate(item.problem.steps, 1):
                     out.print(f"  {position}. {step}", markup=False, soft_wrap=True)
