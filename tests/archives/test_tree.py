@@ -214,15 +214,24 @@ def test_merely_cut_zip(tmp_path: Path) -> None:
         Tree([tmp_path]).entries()
 
 
-@pytest.fixture
-def split_zip(tmp_path: Path) -> Path:
-    """A zip split by Info-ZIP: ds.z01, ds.z02, …, ds.zip."""
+@pytest.fixture(params=["zip", "zip64"])
+def split_zip(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A zip split by Info-ZIP: ds.z01, ds.z02, …, ds.zip; also with the records of archives above 4 GiB."""
     if shutil.which("zip") is None:
         pytest.skip("Info-ZIP's zip is not on this machine")
     noise = {f"noise/{n}.bin": os.urandom(40_000) for n in range(6)} | FILES
     make_folder(tmp_path / "src", noise)
     (tmp_path / "split").mkdir()
-    command = ["zip", "-q", "-r", "-s", "64k", str(tmp_path / "split" / "ds.zip"), "."]
+    command = [
+        "zip",
+        "-q",
+        "-r",
+        *(["-fz"] if request.param == "zip64" else []),
+        "-s",
+        "64k",
+        str(tmp_path / "split" / "ds.zip"),
+        ".",
+    ]
     subprocess.run(command, cwd=tmp_path / "src", check=True)
     assert len(list((tmp_path / "split").glob("ds.z0*"))) >= 3
     return tmp_path / "split"
