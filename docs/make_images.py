@@ -1,0 +1,55 @@
+"""Makes the pictures of the README from the demo: ``python docs/make_images.py [DEMO]`` (a folder of `make demo`).
+
+Only simulated pictures are shown; no pixels of real datasets are kept in the repository.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from openus.demo.phantom import PROBES, Phantom, draw_patient, view
+from openus.demo.tissue import LESIONS
+
+HERE = Path(__file__).resolve().parent / "images"
+TILE, GAP, CAPTION = 136, 4, 15
+
+
+def contact_sheet() -> Image.Image:
+    """Two simulated patients a column, seen with each probe, with a cyst and with a solid lesion."""
+    columns = [(probe, lesion) for probe in PROBES for lesion in LESIONS]
+    rows = (21, 34)
+    size = (len(columns) * (TILE + GAP) - GAP, CAPTION + len(rows) * (TILE + GAP) - GAP)
+    sheet = Image.new("L", size, 255)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    for column, (probe, lesion) in enumerate(columns):
+        left = column * (TILE + GAP)
+        draw.text((left + 2, 0), f"simulated {lesion}, {probe}", fill=70, font=font)
+        for row, number in enumerate(rows):
+            phantom = view(draw_patient(1, number + column // 2, lesion, probe), 0)
+            sheet.paste(_square(phantom), (left, CAPTION + row * (TILE + GAP)))
+    return sheet
+
+
+def _square(phantom: Phantom) -> Image.Image:
+    picture = Image.fromarray(np.where(phantom.sector, phantom.pixels, 0))
+    picture.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
+    square = Image.new("L", (TILE, TILE), 0)
+    square.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
+    return square
+
+
+def main() -> None:
+    """Write docs/images/phantoms.png, and reconstruction.png when the folder of a demo is given."""
+    HERE.mkdir(exist_ok=True)
+    contact_sheet().quantize(64).save(HERE / "phantoms.png", optimize=True)
+    for demo in sys.argv[1:]:
+        shutil.copyfile(Path(demo) / "run" / "reconstruction.png", HERE / "reconstruction.png")
+
+
+if __name__ == "__main__":
+    main()
