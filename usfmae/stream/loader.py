@@ -1,0 +1,287 @@
+"""Batches of grey views in the order of the plan, decoded by worker processes, resumable at any step.
+
+    index = open_index("openus-46")
+    for batch in Loader(index, batch_size=256, size=224, seed=1, workers=8):
+        images = augment(batch.images.to(device), batch.seeds)
+
+The order, the views and the cursor depend on the data, the seed, the batch size and the world size, never on
+the number of workers; the order alone depends on the data and the seed only (see `usfmae.stream.plan`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openus.errors import CorpusError, UsageError
+from usfmae.stream.decode import crop_boxes, reductions
+from usfmae.stream.index import Index
+from usfmae.stream.plan import Cells, Cursor, Ints, Plan, Share, Words
+from usfmae.stream.pool import Pool, SharedBatches
+from usfmae.stream.views import RECORD, Bad, Views
+
+if TYPE_CHECKING:
+    from usfmae.stream.cache import ShardCache
+    from usfmae.stream.pixels import PixelCache
+
+log = logging.getLogger("usfmae.stream")
+
+_MOST_BAD_IN_A_ROW = 100
+
+
+@dataclass
+class Batch:
+    """One rank's part of one step.
+
+    Attributes:
+        images: uint8 [B, 1, S, S] on the CPU, in shared memory or pinned.
+        indices: int64 [B], rows of the index.
+        seeds: int64 [B], one for each draw, for `usfmae.stream.augment`.
+        cursor: the state after this batch; a loader made with it goes on with the next.
+        padded: how many of the last samples repeat earlier ones of the epoch to fill its last step.
+    """
+
+    images: Tensor
+    indices: Tensor
+    seeds: Tensor
+    cursor: Cursor
+    padded: int = 0
+
+
+@dataclass
+class BadSample:
+    """A sample that could not be decoded, and the row that took its place."""
+
+    row: int
+    key: str
+    shard: str
+    reason: str
+    message: str
+    replaced_by: int
+
+
+@dataclass
+class _Job:
+    """A batch on its way: its positions, rows, seeds and slot."""
+
+    epoch: int
+    positions: Ints
+    rows: Ints
+    seeds: Words
+    padded: int
+    cursor: Cursor
+    slot: int = -1
+
+
+class Loader:
+    """Feeds one rank.
+
+    Args:
+        index: of the set.
+        batch_size: samples of this rank in one step.
+        size: side S of the views in pixels.
+        seed: of the order and of every random choice.
+        workers: decoding processes; 0 decodes in this one. Any number gives the same batches.
+        rank, world: this rank and how many there are; together they serve every sample of an epoch once.
+        cursor: where to go on; from a `Batch` of a loader with any world size, batch size and workers.
+        epochs: stop after so many (counted from the beginning, not from the cursor); None: never.
+        crop: area range of the random resized crop; None: the whole picture, resized to S x S.
+        interpolation: `linear` or `cubic`.
+        decode_side: large pictures are decoded at 1/2, 1/4 or 1/8 while the short side stays at least this;
+            None: 8/7 of `size`; 0: never reduced.
+        plan: the order; None: global for local shards, in blocks for remote ones, each row once.
+        tail: `pad` or `drop`, see `usfmae.stream.plan.Share`.
+        strict: a sample that cannot be decoded ends the run.
+        prefetch: batches decoded ahead.
+        pin: hand over pinned memory, for copies to a GPU that do not wait.
+        shard_cache: where remote shards are kept; needed for remote sets.
+        pixels: decoded pictures, kept from the first epoch on.
+
+    A sample that cannot be decoded is logged with its key and shard, kept in `bad`, and replaced by the next
+    position of the epoch that can (with that position's own view), whatever batch or rank that one belongs to.
+
+    Raises UsageError, CorpusError: see `Share`; also for a cursor of another order.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        batch_size: int,
+        size: int,
+        seed: int,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        cursor: Cursor | None = None,
+        epochs: int | None = None,
+        crop: tuple[float, float] | None = (0.2, 1.0),
+        interpolation: str = "linear",
+        decode_side: int | None = None,
+        plan: Plan | None = None,
+        tail: str = "pad",
+        strict: bool = False,
+        prefetch: int = 3,
+        pin: bool = False,
+        shard_cache: ShardCache | None = None,
+        pixels: PixelCache | None = None,
+    ) -> None:
+        self.index, self.batch_size, self.size, self.workers = index, batch_size, size, workers
+        self.epochs, self.crop, self.interpolation = epochs, crop, interpolation
+        self.strict, self.prefetch, self.pin = strict, max(prefetch, 1), pin
+        self.shard_cache, self.pixels = shard_cache, pixels
+        self.side = -(-size * 8 // 7) if decode_side is None else decode_side
+        self.plan = plan if plan is not None else Plan(Cells.whole(index.count), seed)
+        self.share = Share(self.plan.count, batch_size, world, rank, tail)
+        self.cursor = self._checked(cursor or Cursor())
+        self.bad: list[BadSample] = []
+        self.replaced = 0
+
+    def _checked(self, cursor: Cursor) -> Cursor:
+        if cursor.plan and cursor.plan != self.plan.fingerprint:
+            raise CorpusError(
+                "the checkpoint was made with other data, another seed or another order of samples; resume with what "
+                "it was made with, or begin a new run from its weights"
+            )
+        if not 0 <= cursor.samples < self.plan.count or cursor.epoch < 0:
+            raise UsageError(f"the cursor {cursor} lies outside an epoch of {self.plan.count} samples")
+        return replace(cursor, plan=self.plan.fingerprint)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a whole epoch, the same on every rank."""
+        return self.share.steps()
+
+    @property
+    def tail_note(self) -> str:
+        """How the last step of an epoch is filled, in words for a log."""
+        over = self.plan.count % self.share.step_size
+        if not over:
+            return f"{self.plan.count:,} samples fill {self.steps_per_epoch:,} steps exactly"
+        if self.share.tail == "drop":
+            return f"the last {over:,} samples of each epoch's order fill no whole step and are left out (tail: drop)"
+        return (
+            f"the last step of each epoch is filled up with the epoch's first {self.share.step_size - over:,} samples, "
+            "which are seen twice (tail: pad)"
+        )
+
+    def _jobs(self) -> Iterator[_Job]:
+        cursor = self.cursor
+        if not self.share.steps(cursor.samples):  # a remainder that fills no step under another batch size
+            cursor = Cursor(cursor.epoch + 1, 0, 0, cursor.plan)
+        while self.epochs is None or cursor.epoch < self.epochs:
+            positions, padded = self.share.positions(cursor.samples)
+            rows, seeds = self.plan.draw(cursor.epoch, positions)
+            after = self.share.advance(cursor)
+            yield _Job(cursor.epoch, positions, rows, seeds, padded, after)
+            cursor = after
+
+    def records(self, rows: Ints, seeds: Words) -> NDArray[np.void]:
+        """What a worker needs to make the views of `rows`: RECORD [n]."""
+        index = self.index
+        records = np.empty(len(rows), RECORD)
+        records["row"], records["shard"] = rows, index.shard_of[rows]
+        records["offset"], records["size"] = index.offset[rows], index.size[rows]
+        records["width"], records["height"] = index.width[rows], index.height[rows]
+        reduction = records["reduction"] = reductions(index.width[rows], index.height[rows], self.side)
+        width, height = -(-index.width[rows] // reduction), -(-index.height[rows] // reduction)
+        if self.crop is None:
+            boxes = np.stack([np.zeros_like(width), np.zeros_like(width), width, height], 1)
+        else:
+            boxes = crop_boxes(seeds, width, height, self.crop)
+        for number, name in enumerate("xywh"):
+            records[name] = boxes[:, number]
+        return records
+
+    def __iter__(self) -> Iterator[Batch]:
+        views = Views(self.index.shard_info, self.size, self.interpolation, self.shard_cache, self.pixels)
+        try:
+            yield from self._in_workers(views) if self.workers else self._here(views)
+        finally:
+            views.close()
+
+    def _here(self, views: Views) -> Iterator[Batch]:
+        for job in self._jobs():
+            out = np.empty((self.batch_size, self.size, self.size), np.uint8)
+            bad = views.fill(self.records(job.rows, job.seeds), out)
+            yield self._finish(job, out, bad, views)
+
+    def _in_workers(self, views: Views) -> Iterator[Batch]:
+        # Two slots more than are being filled: the batch in the consumer's hands and the one before it.
+        batches = SharedBatches(self.prefetch + 2, self.batch_size, self.size)
+        pool = Pool(self.workers, batches, self._spec())
+        jobs, ahead = self._jobs(), deque[_Job]()
+        try:
+            while True:
+                while len(ahead) < self.prefetch and batches.free and (job := next(jobs, None)):
+                    job.slot = batches.free.popleft()
+                    pool.submit(job.slot, self.records(job.rows, job.seeds))
+                    ahead.append(job)
+                if not ahead:
+                    return
+                job = ahead.popleft()
+                bad = pool.wait(job.slot)
+                out = batches.take(job.slot)
+                if (
+                    len(batches.free) + len(ahead) < 2
+                ):  # the consumer keeps many batches: give it its own copy
+                    out = out.copy()
+                yield self._finish(job, out, bad, views)
+                del out
+        finally:
+            pool.close()
+
+    def _spec(self) -> dict[str, Any]:
+        return {
+            "shards": [asdict(shard) for shard in self.index.shard_info],
+            "size": self.size,
+            "interpolation": self.interpolation,
+            "cache": self.shard_cache.spec() if self.shard_cache else None,
+            "pixels": self.pixels.spec() if self.pixels else None,
+        }
+
+    def _finish(self, job: _Job, out: NDArray[np.uint8], bad: list[Bad], views: Views) -> Batch:
+        for item in sorted(bad, key=lambda item: item.place):
+            self._replace(job, item, out, views)
+        images = torch.from_numpy(out).unsqueeze(1)
+        self.cursor = job.cursor
+        return Batch(
+            images.pin_memory() if self.pin else images,
+            torch.from_numpy(job.rows),
+            torch.from_numpy(job.seeds.view(np.int64)),
+            job.cursor,
+            job.padded,
+        )
+
+    def _replace(self, job: _Job, item: Bad, out: NDArray[np.uint8], views: Views) -> None:
+        """Put the next position that can be decoded in the place of a bad sample, and say so."""
+        row = self.index.row(item.row)
+        where = f"sample {row['key']} in shard {row['shard']}: {item.message}"
+        if self.strict:
+            raise CorpusError(
+                f"{where}; data are strict, so the run ends (run 'openus verify' on the corpus)"
+            )
+        for further in range(1, min(self.plan.count, _MOST_BAD_IN_A_ROW)):
+            position = (job.positions[item.place : item.place + 1] + further) % self.plan.count
+            rows, seeds = self.plan.draw(job.epoch, position)
+            if not views.fill(self.records(rows, seeds), out[item.place : item.place + 1]):
+                break
+        else:
+            raise CorpusError(
+                f"{where}, and so are the next {_MOST_BAD_IN_A_ROW - 1}; run 'openus verify' on the corpus"
+            )
+        job.rows[item.place], job.seeds[item.place] = rows[0], seeds[0]
+        self.replaced += 1
+        if all(known.row != item.row for known in self.bad):
+            self.bad.append(
+                BadSample(item.row, row["key"], row["shard"], item.reason, item.message, int(rows[0]))
+            )
+            log.warning("%s; replaced by the next sample in order", where)
