@@ -1,0 +1,166 @@
+"""Every source's manifest on a miniature of its tree: what is selected, what is known of it, what a change does."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import openpyxl
+import pytest
+
+from openus.archives import Tree
+from openus.catalogue import Catalogue
+from openus.errors import SourceError
+from openus.select import Selection, select
+from tests.sources.miniature import MINIATURES, Expectation, Mini, load_trees
+
+load_trees()
+CATALOGUE = Catalogue()
+Make = Callable[[str], tuple[Path, Expectation]]
+
+
+def reads_a_table(slug: str) -> bool:
+    """True if a rule or the code of the source looks something up in a file of the dataset."""
+    source = CATALOGUE.source(slug)
+    rules = [*source.labels.values(), source.patient, source.clip, source.split]
+    return source.code is not None or any(rule is not None and rule.table is not None for rule in rules)
+
+
+TABLED = [slug for slug in MINIATURES if reads_a_table(slug)]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Writes the miniature of a slug once, and gives its folder and what is expected of it."""
+    root = tmp_path_factory.mktemp("miniatures")
+    done: dict[str, tuple[Path, Expectation]] = {}
+
+    def make(slug: str) -> tuple[Path, Expectation]:
+        if slug not in done:
+            done[slug] = root / slug, MINIATURES[slug](Mini(root / slug, slug))
+        return done[slug]
+
+    return make
+
+
+def selection_of(slug: str, root: Path) -> Selection:
+    tree = Tree([root])
+    return select(CATALOGUE.source(slug), tree.entries(), tree.open, salt="tests")
+
+
+def check(slug: str, selection: Selection, expected: Expectation) -> None:
+    """The right members are selected, and all that is known of each is right."""
+    assert {image.member for image in selection.images} == set(expected.samples)
+    pseudonyms: dict[str, str] = {}
+    for image in selection.images:
+        sample = expected.samples[image.member]
+        assert dict(image.labels) == dict(sample.labels), image.member
+        own = "" if CATALOGUE.source(slug).kind == "image" else image.member
+        assert image.clip == (own if sample.clip is None else sample.clip), image.member
+        assert image.split == sample.split, image.member
+        assert image.mask.endswith(sample.mask) and bool(image.mask) == bool(sample.mask), image.member
+        assert pseudonyms.setdefault(sample.patient, image.patient) == image.patient, image.member
+    if CATALOGUE.source(slug).patients_public:
+        assert all(patient == stored for patient, stored in pseudonyms.items())
+    else:
+        assert len(set(pseudonyms.values())) == len(pseudonyms)
+        assert all(not p or re.fullmatch("[0-9a-f]{16}", stored) for p, stored in pseudonyms.items())
+
+
+@pytest.mark.parametrize("slug", MINIATURES)
+def test_members_and_what_is_known_of_them(slug: str, made: Make) -> None:
+    root, expected = made(slug)
+    selection = selection_of(slug, root)
+    check(slug, selection, expected)
+    selected = {image.path for image in selection.images}
+    assert selected.isdisjoint(expected.never)
+    files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert set(expected.never) <= files, "the miniature names files it did not write"
+    found = len(selection.images) + len(selection.excluded)
+    assert found == len(Tree([root]).entries()), "files are lost between selected and excluded"
+
+
+@pytest.mark.parametrize("slug", MINIATURES)
+def test_two_more_folders_change_nothing(slug: str, made: Make, tmp_path: Path) -> None:
+    root, expected = made(slug)
+    shutil.copytree(root, tmp_path / "archive (1)" / "re-upload" / root.name, copy_function=link)
+    check(slug, selection_of(slug, tmp_path), expected)
+
+
+@pytest.mark.parametrize("slug", MINIATURES)
+def test_renamed_masks_are_missed_and_never_taken(slug: str, made: Make, tmp_path: Path) -> None:
+    root, expected = made(slug)
+    if not expected.never:
+        pytest.skip("nothing lies beside the images of this source that could be taken for one")
+    shutil.copytree(root, tmp_path / "tree", copy_function=link)
+    for path in expected.never:
+        place = tmp_path / "tree" / path
+        stem, dot, suffix = place.name.partition(".")
+        place.rename(place.with_name(f"{stem}-renamed{dot}{suffix}"))
+    selection = selection_of(slug, tmp_path)
+    assert {image.member for image in selection.images} == set(expected.samples)
+    masked = [sample for sample in expected.samples.values() if sample.mask]
+    if masked:
+        assert all(not image.mask for image in selection.images)
+        count = len(expected.samples)
+        assert f"masks: {count} of {count} images have none" in selection.notes
+
+
+@pytest.mark.parametrize("slug", TABLED)
+def test_a_missing_column_is_named(slug: str, made: Make, tmp_path: Path) -> None:
+    root, expected = made(slug)
+    headed = {path: column for path, column in expected.tables.items() if column}
+    if not headed:
+        pytest.skip("the files this source looks things up in have no columns")
+    for number, (path, column) in enumerate(headed.items()):
+        copy = tmp_path / str(number)
+        shutil.copytree(root, copy, copy_function=link)
+        rename_column(copy / path, column)
+        with pytest.raises(SourceError, match=rf"{slug}: .*'?{re.escape(column)}") as caught:
+            selection_of(slug, copy)
+        assert path.rsplit("/", 1)[-1].partition("-Dec")[0][:8] in str(caught.value)
+
+
+@pytest.mark.parametrize("slug", TABLED)
+def test_a_missing_table_is_named(slug: str, made: Make, tmp_path: Path) -> None:
+    root, expected = made(slug)
+    if not expected.tables:
+        pytest.skip("the code of this source looks at names only")
+    for number, path in enumerate(expected.tables):
+        copy = tmp_path / str(number)
+        shutil.copytree(root, copy, copy_function=link)
+        (copy / path).unlink()
+        with pytest.raises(
+            SourceError, match=rf"{slug}: no file matches .*incomplete or its layout has changed"
+        ):
+            selection_of(slug, copy)
+
+
+@pytest.mark.parametrize("slug", MINIATURES)
+def test_another_dataset_is_refused(slug: str, tmp_path: Path) -> None:
+    Mini(tmp_path, "foreign").image("holiday/photo.jpg")
+    with pytest.raises(SourceError, match=rf"{slug}: none of 1 files matches .*holiday/photo\.jpg"):
+        selection_of(slug, tmp_path)
+
+
+def link(source: str, target: str) -> None:
+    """Hard links are enough: the tests rename and replace files, they never write into one."""
+    Path(target).hardlink_to(source)
+
+
+def rename_column(path: Path, column: str) -> None:
+    """Write the table anew with another header for `column`."""
+    if path.suffix == ".xlsx":
+        book = openpyxl.load_workbook(path)
+        for cell in book.worksheets[0][1]:
+            if cell.value == column:
+                cell.value = "renamed"
+        path.unlink()
+        book.save(path)
+        return
+    text = path.read_text(encoding="utf-8")
+    assert column in text
+    path.unlink()
+    path.write_text(text.replace(column, "renamed", 1), encoding="utf-8")
