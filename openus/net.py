@@ -120,6 +120,17 @@ def new_session() -> requests.Session:
     return session
 
 
+def check_address(url: str) -> None:
+    """Raise `TransferError` unless `url` is an absolute http(s) address."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise TransferError(f"{url!r}: not an http(s) address; correct it in the manifest")
+
+
 def redact(url: str) -> str:
     """`url` without user name, password, fragment, and the values of parameters that may carry a secret.
 

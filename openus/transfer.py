@@ -25,7 +25,7 @@ from openus.errors import ChecksumError, OfflineError, SourceError, TransferErro
 from openus.hosts.base import RemoteFile
 from openus.lock import LockFile, exclusive
 from openus.mirrors import Mirrors, mirror_path
-from openus.net import InterruptionError, Retrier, RetryPolicy, new_session, open_url, redact
+from openus.net import InterruptionError, Retrier, RetryPolicy, check_address, new_session, open_url, redact
 from openus.partial import Part, body
 from openus.sniff import refuse_message
 
@@ -100,7 +100,8 @@ class Transfer:
         """Keep other processes off a file; failures of the disk become one clear line."""
         if file.hash is not None:
             split_hash(file.hash)
-        relative = safe_name(f"{folder}/{file.name}")
+        check_address(file.url)
+        relative = safe_name(f"{folder}/{safe_name(file.name)}")
         try:
             with exclusive(self.cache, relative):
                 yield self.cache / relative
