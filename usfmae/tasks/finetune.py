@@ -62,7 +62,7 @@ def finetune(
     folds: Sequence[int] | None = None,
     seed: int = 0,
     fraction: float = 1.0,
-    device: str | None = None,
+    device: str = "auto",
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune on one fold or several, and return what metrics.json holds.

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from usfmae.tasks.predict import Prediction
+
 INK, ACCENT, SECOND, GRID = "#1f2933", "#0b7285", "#e8590c", "#dde3e8"
 
 
@@ -90,3 +92,27 @@ def curves_png(path: Path, history: Sequence[Mapping[str, float]], monitor: str,
 def _value(row: Mapping[str, float], name: str) -> float:
     # The validation loss is stored with its sign turned, so that higher is better for every score.
     return -row[name] if name == "val_loss" else row[name]
+
+
+def predictions_png(path: Path, results: Sequence[Prediction]) -> None:
+    """One panel per file that was answered: the picture the network saw, and its class probabilities."""
+    shown = [result for result in results if result.thumbnails][:24]
+    if not shown:
+        return
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = new_figure(2.4 * columns, 2.9 * rows)
+    grid = figure.subplots(2 * rows, columns, height_ratios=[4, 1] * rows, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for number, result in enumerate(shown):
+        top, below = (grid[2 * (number // columns) + half, number % columns] for half in (0, 1))
+        top.imshow(result.thumbnails[0], cmap="gray", vmin=0, vmax=255)
+        top.set_title(Path(result.path).name[-28:], fontsize=7, color=INK, loc="left")
+        places = range(len(result.classes))
+        below.barh(places, result.probabilities, color=ACCENT, height=0.7)
+        for place, (name, value) in enumerate(zip(result.classes, result.probabilities, strict=True)):
+            below.text(0.0, place, f" {name} {value:.2f}", va="center", fontsize=7, color=INK)
+        below.set_xlim(0, 1)
+        below.invert_yaxis()
+    save_png(figure, path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -123,8 +123,8 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def load_recipe(name: str | Path, **changes: Any) -> FinetuneRecipe:
-    """Read a recipe by name or path, then replace the values in `changes` that are not None."""
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> FinetuneRecipe:
+    """Read a recipe by name or path; `overrides` are like ``epochs=3`` or ``augment.rotate=0``."""
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     try:
         data = yaml.safe_load(path.read_bytes())
@@ -136,7 +136,19 @@ def load_recipe(name: str | Path, **changes: Any) -> FinetuneRecipe:
         ) from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    return from_dict(data, str(path)).with_(**changes)
+    for override in overrides:
+        _override(data, override)
+    return from_dict(data, str(path))
+
+
+def _override(data: Any, text: str) -> None:
+    name, equals, value = text.partition("=")
+    if not equals or not isinstance(data, dict):
+        raise UsageError(f"--set wants FIELD=VALUE, like epochs=20; found '{text}'")
+    *groups, leaf = name.strip().split(".")
+    for group in groups:
+        data = data.setdefault(group, {})
+    data[leaf] = yaml.safe_load(value)
 
 
 def from_dict(data: Any, where: str) -> FinetuneRecipe:

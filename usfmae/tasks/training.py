@@ -25,7 +25,9 @@ from usfmae.tasks.optim import Average, make_optimizer, rate, set_rate
 from usfmae.tasks.recipe import FinetuneRecipe
 
 STATE = "state.pt"
-_SAVE_EVERY = 15.0  # seconds; an epoch of a small model takes less than writing it
+# The state is saved at the end of an epoch when so many seconds have passed, and at least so many times the
+# seconds the last saving took: at most about 5 % of the time goes into it, whatever the model and the disk.
+_SAVE_SECONDS, _SAVE_SHARE = 2.0, 20.0
 
 
 class Objective(Protocol):
@@ -37,7 +39,7 @@ class Objective(Protocol):
         """Scalar loss of a batch; float32 outputs."""
 
     def score(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Scores of (outputs, targets) batches; holds `monitor`, higher is better."""
+        """Scores of (outputs, targets) batches, higher is better; holds `monitor` and ``loss`` (negated)."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,14 @@ class Fit:
     train_samples: int = 0
 
 
-def pick_device(name: str | None = None) -> torch.device:
-    """The device asked for, else a GPU if there is one."""
+def pick_device(name: str = "auto") -> torch.device:
+    """The device asked for; ``auto`` is a GPU if there is one. UsageError for a device that is not there."""
     try:
-        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise UsageError(f"no device '{name}': {' '.join(str(error).split())[:120]}") from error
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"no device '{name}' on this machine; use --device auto or cpu") from error
+    return device
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -107,7 +111,7 @@ def fit(
     optimizer = make_optimizer(network.body, recipe)
     average = Average(network.body, recipe.ema) if recipe.ema else None
     run = _load_state(folder / STATE, fingerprint, network, optimizer, average, device) or Fit()
-    saved = time.monotonic()
+    due = time.monotonic() + _SAVE_SECONDS
     for epoch in range(run.epoch + 1, recipe.epochs):
         if recipe.patience and epoch - 1 - run.best_epoch >= recipe.patience and run.best_epoch >= 0:
             break
@@ -116,17 +120,23 @@ def fit(
         scores = _score(network, average, val, objective, recipe)
         run.epoch, run.seconds = epoch, run.seconds + time.monotonic() - began
         run.history.append({"epoch": epoch, "train_loss": loss, **{f"val_{k}": v for k, v in scores.items()}})
-        if run.best_epoch < 0 or scores[objective.monitor] > run.best[objective.monitor]:
+        if run.best_epoch < 0 or _better(scores, run.best, objective.monitor):
             run.best_epoch, run.best = epoch, scores
             source = average.state if average else network.body.state_dict()
             run.best_state = {key: value.detach().cpu().clone() for key, value in source.items()}
-        if time.monotonic() - saved > _SAVE_EVERY:
+        now = time.monotonic()
+        if now > due:
             _save_state(folder / STATE, fingerprint, network, optimizer, average, run)
-            saved = time.monotonic()
+            due = time.monotonic() + max(_SAVE_SECONDS, _SAVE_SHARE * (time.monotonic() - now))
         if on_epoch is not None:
             on_epoch(run)
     network.body.load_state_dict(run.best_state)
     return run
+
+
+def _better(scores: dict[str, float], best: dict[str, float], monitor: str) -> bool:
+    """A higher monitored score; at equal ones (AUROC saturates on small parts) the lower loss."""
+    return (scores[monitor], scores["loss"]) > (best[monitor], best["loss"])
 
 
 def _train_epoch(

@@ -1,0 +1,140 @@
+"""The commands of the tasks: options and help here, the work imported when a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openus import console
+from openus.console import DebugOption, JsonOption, QuietOption
+
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A corpus folder, or the URL of one.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+BenchmarkOption = Annotated[
+    str, typer.Option("--benchmark", "-b", help="Name of a benchmark, or its YAML file.")
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option("--weights", "-w", help="A pretraining run, a checkpoint folder, or a weights file."),
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="Any timm model by name, from random weights.")
+]
+PretrainedOption = Annotated[
+    bool, typer.Option("--pretrained", help="With --model: timm's published weights (downloaded by timm).")
+]
+ScratchOption = Annotated[
+    str | None,
+    typer.Option("--scratch", help="Our ViT of a size (tiny, small, base, large), from random weights."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Draws the validation part, the head and the order.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Mount the commands of this module on the application."""
+    app.command()(finetune)
+    app.command()(predict)
+
+
+def finetune(
+    data: DataArgument,
+    benchmark: BenchmarkOption,
+    out: OutOption,
+    weights: WeightsOption = None,
+    model: ModelOption = None,
+    pretrained: PretrainedOption = False,
+    scratch: ScratchOption = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="How the benchmark is divided. [default: its first]")
+    ] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option("--fold", help="A fold, from 1; repeatable. [default: all folds]")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", help="Name or YAML file. [default: finetune-base, or -scratch]"),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a field: epochs=20, augment.rotate=0. Repeatable."),
+    ] = None,
+    fraction: Annotated[
+        float, typer.Option("--fraction", min=0.0, max=1.0, help="Share of the training labels to use.")
+    ] = 1.0,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Fine-tune a pretrained encoder (or any timm model) on a labelled set, and score its test folds.
+
+    Writes metrics.json, predictions.parquet, pictures, and the model that `usfmae predict` takes. An
+    interrupted run goes on when the same command is given again.
+    """
+    console.set_debug(debug)
+    from usfmae.tasks.finetune import finetune as work
+    from usfmae.tasks.models import Start
+    from usfmae.tasks.recipe import load_recipe
+    from usfmae.tasks.tables import show_result
+
+    start = Start(weights=weights, timm=model, pretrained=pretrained, size=scratch)
+    fresh = not pretrained and weights is None
+    settings = load_recipe(recipe or ("finetune-scratch" if fresh else "finetune-base"), set_ or ())
+    result = work(
+        data, benchmark, start, settings, out, protocol=protocol, folds=fold, seed=seed, fraction=fraction,
+        device=device, quiet=quiet or json_,
+    )  # fmt: skip
+    if json_:
+        console.print_json(result)
+    else:
+        show_result(result, out)
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that `usfmae finetune` wrote.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE…", help="Images, clips, volumes, DICOM: what openus decodes."),
+    ],
+    stride: Annotated[int, typer.Option("--stride", min=1, help="Of a clip, take every n-th frame.")] = 1,
+    max_frames: Annotated[
+        int | None, typer.Option("--max-frames", min=1, help="Of a clip, at most so many, evenly spaced.")
+    ] = None,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Show each frame's probabilities as well.")
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Write a PNG of the inputs with their probabilities.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Frames at once.")] = 32,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Class probabilities for any file openus can decode, cleaned and sized as in training.
+
+    A clip gets one answer, the mean over its frames. Files that cannot be read are named, the others are
+    still answered, and the exit code is 1.
+    """
+    console.set_debug(debug)
+    from usfmae.tasks.predict import predict as work
+    from usfmae.tasks.tables import show_predictions
+
+    results = work(
+        model, files, stride=stride, max_frames=max_frames, batch_size=batch_size, device=device,
+        picture=picture, quiet=quiet or json_,
+    )  # fmt: skip
+    if json_:
+        console.print_json([result.to_json() for result in results])
+    else:
+        show_predictions(results, frames)
+    failed = [result for result in results if result.error]
+    for result in failed:
+        console.err.print(f"usfmae: error: {result.error}", style="red", markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)

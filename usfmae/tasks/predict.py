@@ -1,0 +1,231 @@
+"""`usfmae predict`: class probabilities of any file `openus` decodes, cleaned and sized as in training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from openus import console
+from openus.clean import Refused, clean_frame
+from openus.decode import open_media
+from openus.decode.frame import Media
+from openus.errors import DecodeError
+from openus.manifest import CleanSettings, FramePolicy
+from usfmae.model.weights import CONFIG, WEIGHTS, WeightsError
+from usfmae.tasks.models import Network, rebuild, refuse_nan
+from usfmae.tasks.square import square
+from usfmae.tasks.training import autocast, pick_device
+
+Grey = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fine-tuned model and what config.json says of it."""
+
+    network: Network
+    config: dict[str, Any]
+    path: Path
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.config["classes"])
+
+    def prepare(self, pixels: Grey) -> Grey | Refused:
+        """A decoded frame uint8 [H, W] or [H, W, 3] to the square uint8 [S, S] the network saw in training."""
+        cleaned = clean_frame(pixels, CleanSettings.model_validate(self.config.get("cleaning") or {}))
+        if isinstance(cleaned, Refused):
+            return cleaned
+        shape = self.config["input"]
+        return square(cleaned.pixels, shape["size"], shape["aspect"])
+
+    @torch.inference_mode()
+    def probabilities(self, images: Sequence[Grey]) -> NDArray[np.float64]:
+        """Squares uint8 [S, S] to class probabilities [B, C], with the mirror image where training said so."""
+        device = self.network.mean.device
+        batch = torch.from_numpy(np.stack(images)[:, None]).to(device).float().div_(255)
+        with autocast(device, "auto" if device.type == "cuda" else "fp32"):
+            soft = F.softmax(self.network(batch).double(), 1)
+            if self.config.get("tta") == "flip":
+                soft = (soft + F.softmax(self.network(batch.flip(-1)).double(), 1)) / 2
+        return soft.cpu().numpy()
+
+
+def load_model(folder: str | Path, device: str = "auto") -> Model:
+    """Load what `usfmae finetune` wrote.
+
+    Raises WeightsError: no such folder, not a fine-tuned model (a bare encoder cannot classify), a file that is
+    cut short, keys that do not fit, NaN.
+    """
+    folder = Path(folder)
+    config_file, weights_file = folder / CONFIG, folder / WEIGHTS
+    if not config_file.is_file() or not weights_file.is_file():
+        raise WeightsError(_not_a_model(folder))
+    try:
+        config = json.loads(config_file.read_text())
+        state = safetensors.torch.load_file(weights_file)
+    except (ValueError, SafetensorError) as error:
+        raise WeightsError(f"{folder}: a file of the model is damaged ({error}); copy it again") from error
+    if config.get("kind") != "classifier":
+        raise WeightsError(
+            f"{folder}: these weights have no classes; fine-tune them first with: "
+            f"usfmae finetune DATA --benchmark NAME --weights {folder} --out MODEL"
+        )
+    refuse_nan(state, str(weights_file))
+    network = rebuild(config["architecture"], config["input"], config["input"]["size"])
+    _load(network, state, weights_file)
+    return Model(network.to(pick_device(device)).eval(), config, folder)
+
+
+def _not_a_model(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder}: no such folder; give one that 'usfmae finetune' wrote"
+    inner = sorted(path.parent.name for path in folder.glob(f"*/{WEIGHTS}"))
+    if inner:
+        return f"{folder}: holds the models of several folds; give one of them, such as {folder / inner[0]}"
+    return f"{folder}: no {CONFIG} with {WEIGHTS}; give a folder that 'usfmae finetune' wrote"
+
+
+def _load(network: Network, state: dict[str, torch.Tensor], where: Path) -> None:
+    own = network.body.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    extra = sorted(state.keys() - own.keys())
+    other = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
+    if missing or extra or other:
+        found = [
+            f"{len(keys)} {what} (first: {keys[0]})"
+            for what, keys in (("missing", missing), ("left over", extra), ("of another shape", other))
+            if keys
+        ]
+        raise WeightsError(
+            f"{where}: the weights do not fit the architecture in {CONFIG}: {', '.join(found)}; "
+            "the two files are not of the same model"
+        )
+    network.body.load_state_dict(state)
+
+
+@dataclass
+class Prediction:
+    """What is said of one file."""
+
+    path: str
+    classes: list[str]
+    format: str = ""
+    kind: str = ""
+    frames: list[int] = field(default_factory=list)
+    """Indices of the frames that were scored."""
+    frame_probabilities: list[list[float]] = field(default_factory=list)
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    """Frames left out, with the reason (dark)."""
+    error: str = ""
+    thumbnails: list[Grey] = field(default_factory=list)
+
+    @property
+    def probabilities(self) -> list[float]:
+        """Mean over the frames."""
+        return [float(p) for p in np.mean(self.frame_probabilities, 0)] if self.frames else []
+
+    @property
+    def decision(self) -> str:
+        return self.classes[int(np.argmax(self.probabilities))] if self.frames else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        if self.error:
+            return {"file": self.path, "error": self.error}
+        named = [dict(zip(self.classes, row, strict=True)) for row in self.frame_probabilities]
+        return {
+            "file": self.path,
+            "format": self.format,
+            "decision": self.decision,
+            "probabilities": dict(zip(self.classes, self.probabilities, strict=True)),
+            "frames": [{"index": i, "probabilities": p} for i, p in zip(self.frames, named, strict=True)],
+            "refused": [{"index": i, "reason": reason} for i, reason in self.refused],
+        }
+
+
+def predict(
+    model: str | Path,
+    files: Sequence[Path],
+    *,
+    stride: int = 1,
+    max_frames: int | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    picture: Path | None = None,
+    quiet: bool = False,
+) -> list[Prediction]:
+    """Score each file; one that cannot be read gets its `error` and does not stop the others.
+
+    Frames stream through in batches: memory does not grow with the length of a clip.
+    """
+    loaded = load_model(model, device)
+    policy = FramePolicy(stride=stride, cap=max_frames)
+    with console.progress(quiet or len(files) < 2, "files") as bar:
+        results = [
+            _predict_file(loaded, path, policy, batch_size, picture is not None)
+            for path in bar.track(files, description="predict")
+        ]
+    if picture is not None:
+        from usfmae.tasks.plots import predictions_png
+
+        predictions_png(picture, results)
+    return results
+
+
+def _predict_file(model: Model, path: Path, policy: FramePolicy, batch: int, keep: bool) -> Prediction:
+    result = Prediction(str(path), model.classes)
+    try:
+        with path.open("rb") as stream:
+            media = open_media(stream, path.name, policy=policy, sibling=lambda name: _beside(path, name))
+            result.format, result.kind = media.format, media.kind
+            for indices, images in _batches(model, media, batch, result):
+                result.frames += indices
+                result.frame_probabilities += model.probabilities(images).tolist()
+                if keep and len(result.thumbnails) < 1:
+                    result.thumbnails.append(images[len(images) // 2])
+    except DecodeError as error:
+        result.error = f"{path}: {error}"
+    except OSError as error:
+        result.error = f"{path}: {error.strerror or error}"
+    if not result.error and not result.frames:
+        reasons = sorted({reason for _, reason in result.refused})
+        result.error = f"{path}: no frame left to score ({', '.join(reasons) or 'the file holds none'})"
+    return result
+
+
+def _beside(path: Path, name: str) -> BinaryIO:
+    """A file next to `path` (raw data of a header); nothing outside its folder."""
+    other = path.parent / name
+    if other.resolve().parent != path.parent.resolve():
+        raise DecodeError(f"refers to '{name}', which is not beside it; refused", reason="unsupported")
+    return other.open("rb")
+
+
+def _batches(
+    model: Model, media: Media, batch: int, result: Prediction
+) -> Iterator[tuple[list[int], list[Grey]]]:
+    indices: list[int] = []
+    images: list[Grey] = []
+    for frame in media.frames():
+        prepared = model.prepare(frame.pixels)
+        if isinstance(prepared, Refused):
+            result.refused.append((frame.index, prepared.reason))
+            continue
+        indices.append(frame.index)
+        images.append(prepared)
+        if len(images) == batch:
+            yield indices, images
+            indices, images = [], []
+    if images:
+        yield indices, images

@@ -1,0 +1,95 @@
+"""What the commands print: scores and predictions as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from openus import console
+
+if TYPE_CHECKING:
+    from usfmae.tasks.predict import Prediction
+
+_NAMES = {
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_weighted": "F1 weighted",
+    "f1_macro": "F1 macro", "precision_weighted": "precision weighted", "recall_weighted": "recall weighted",
+    "precision_macro": "precision macro", "recall_macro": "recall macro", "auroc": "AUROC",
+    "sensitivity_at_90_specificity": "sensitivity at 90 % specificity",
+    "sensitivity_at_95_specificity": "sensitivity at 95 % specificity", "ece": "calibration error (ECE)",
+}  # fmt: skip
+_PLAIN = ("auroc", "ece")  # customary between 0 and 1; the others in per cent
+
+
+def show_result(result: Mapping[str, Any], out: Path) -> None:
+    """Scores of one fold, or of several with their mean, and where the files lie."""
+    scores = result.get("pooled", result)["metrics"]
+    means = result.get("mean")
+    several = f", {len(result['folds'])} folds" if means else f", {result.get('fold', '')}"
+    heading = f"{result['benchmark']}, {result['protocol']}{several}: {result['model']}"
+    table = Table(title=heading, title_justify="left", header_style="bold")
+    table.add_column("score")
+    if means:
+        table.add_column("mean ± sd", justify="right")
+    table.add_column("pooled" if means else "test", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for name, score in scores.items():
+        row = [_NAMES.get(name, name)]
+        if means:
+            mean, sd = means[name]["mean"], means[name]["sd"]
+            row.append(f"{_figure(name, mean)}{'' if sd is None else f' ± {_figure(name, sd)}'}")
+        row.append(_figure(name, score["value"]))
+        row.append(f"{_figure(name, score['low'])} – {_figure(name, score['high'])}")
+        table.add_row(*row)
+    console.out.print(table)
+    _show_remarks(result)
+    console.out.print(f"written to {out}: metrics.json, confusion.png" + ("" if means else ", the model"))
+
+
+def _show_remarks(result: Mapping[str, Any]) -> None:
+    for note in result.get("notes", []):
+        console.out.print(f"note: {note}", style="yellow", markup=False)
+    for leak in result.get("leaks", []):
+        console.out.print(
+            f"leak: {leak['shared']} {leak['kind']} of the {leak['shared_with']} part stand in the test part "
+            f"too ({leak['test_samples']} test samples); scores without them are in metrics.json",
+            style="yellow",
+            markup=False,
+        )
+    clips = result.get("per_clip")
+    if clips:
+        named = ", ".join(
+            f"{_NAMES[name]} {_figure(name, clips['metrics'][name]['value'])}"
+            for name in ("accuracy", "f1_weighted", "f1_macro", "auroc")
+        )
+        console.out.print(f"per clip ({clips['n']}): {named}", markup=False)
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if name in _PLAIN else f"{100 * value:.1f} %"
+
+
+def show_predictions(results: Sequence[Prediction], frames: bool) -> None:
+    """A row per file, with its class probabilities; with `frames`, a row per frame below it."""
+    answered = [result for result in results if not result.error]
+    if not answered:
+        return
+    classes = answered[0].classes
+    table = Table(header_style="bold")
+    table.add_column("file", overflow="fold")
+    table.add_column("frames", justify="right")
+    for name in (*classes, "decision"):
+        table.add_column(name, justify="right")
+    for result in answered:
+        shares = [f"{p:.3f}" for p in result.probabilities]
+        count = f"{len(result.frames)}" + (f" (−{len(result.refused)})" if result.refused else "")
+        table.add_row(result.path, count, *shares, f"[bold]{result.decision}[/]")
+        if frames and len(result.frames) > 1:
+            for index, row in zip(result.frames, result.frame_probabilities, strict=True):
+                table.add_row("", f"#{index}", *(f"{p:.3f}" for p in row), style="dim")
+    console.out.print(table)
+    console.out.print("Not a medical device: research use only.", style="dim")
