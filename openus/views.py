@@ -53,7 +53,7 @@ def sources(
     from openus.fetch import cached, default_cache
 
     place = cache or default_cache()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for source in sorted(catalogue.sources(), key=lambda s: (s.number or 10**6, s.slug)):
         facts = {"anatomy": source.anatomy, "access": source.access, "kind": source.kind}
         if all(value is None or value.lower() in facts[name].lower() for name, value in wanted.items()):
