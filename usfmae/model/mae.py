@@ -138,6 +138,7 @@ class MAE(nn.Module):
                 Block(dim, heads, c.mlp_ratio) for _ in range(c.decoder_depth)
             )
         else:
+            self.norm.requires_grad_(False)  # the mixtures have norms of their own
             self.decoder_mix = FeatureMix(c.embed_dim, c.depth, c.decoder_depth)
             self.decoder_blocks = nn.ModuleList(
                 CrossBlock(dim, c.embed_dim, heads, c.mlp_ratio) for _ in range(c.decoder_depth)

@@ -227,10 +227,10 @@ def build_encoder(
 ) -> VisionTransformer:
     """timm's ViT with our encoder's weights; `weights=None` gives a fresh one of `config` (MAEConfig fields).
 
-    Positions are resampled to `img_size`, channels folded to `in_chans`; the normalisation the input
-    needs is in ``encoder.pretrained_cfg["mean"]`` and ``["std"]`` (units of 0..1).
-    With ``global_pool="avg"`` timm pools before a fresh ``fc_norm`` and the pretrained ``norm`` is left out, as in the reference's fine-tuning.
-    Raises `WeightsError` when a key is missing or left over.
+    Positions are resampled to `img_size`, channels folded to `in_chans`; the normalisation the input needs is
+    in ``encoder.pretrained_cfg["mean"]`` and ``["std"]`` (units of 0..1). With ``global_pool="avg"`` timm
+    pools before a fresh ``fc_norm``, and the pretrained ``norm`` is left out, as in the reference's
+    fine-tuning. Raises `WeightsError` when a key is missing or left over.
     """
     if weights is None:
         model = MAEConfig.from_dict(dict(config or {}))

@@ -1,0 +1,62 @@
+"""What `usfmae pretrain` does with its options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from openus.console import out as stdout
+from openus.console import print_json
+from openus.errors import UsageError
+from usfmae.train.recipe import load_recipe
+
+
+def pretrain_command(
+    data: str,
+    recipe_name: str,
+    out: Path,
+    *,
+    overrides: Sequence[str],
+    max_steps: int | None,
+    max_time: str | None,
+    plan: bool,
+    strict_data: bool,
+    workers: int,
+    seed: int | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run, or plan, and print the result."""
+    if seed is not None:
+        overrides = [*overrides, f"training.seed={seed}"]
+    recipe = load_recipe(recipe_name, overrides)
+    seconds = None if max_time is None else parse_time(max_time)
+    from usfmae.train.loop import pretrain
+
+    summary = pretrain(
+        data, recipe, out, workers=workers, device=device, max_steps=max_steps, max_time=seconds, quiet=quiet,
+        strict_data=strict_data,
+    )  # fmt: skip
+    if as_json:
+        print_json(summary)
+        return
+    rate = summary["images"] / max(summary["seconds"], 1e-9)
+    done = "done" if summary["steps"] == summary["total_steps"] else "stopped; the same command goes on"
+    stdout.print(
+        f"{done}: step {summary['steps']:,} of {summary['total_steps']:,}, loss {summary['loss']:.4f}, "
+        f"{summary['images']:,} images in {summary['seconds']:.0f} s ({rate:,.0f} a second)"
+    )
+    stdout.print(
+        f"run: {summary['run']}; look at it with: usfmae reconstruct {summary['run']}", soft_wrap=True
+    )
+
+
+def parse_time(text: str) -> float:
+    """Seconds of "90s", "30m", "11h30m", "2d" or "45" (seconds). Raises `UsageError`."""
+    match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip().lower())
+    if match is None or not any(match.groups()):
+        raise UsageError(f"--max-time {text}: not a time; write 90s, 30m, 11h30m or 2d")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)

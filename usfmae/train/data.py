@@ -1,0 +1,81 @@
+"""From the recipe to the loader and to what the network is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from openus.errors import UsageError
+from usfmae.model.mae import MAEConfig
+from usfmae.stream.augment import Augment
+from usfmae.stream.index import Index
+from usfmae.stream.loader import Batch, Loader
+from usfmae.stream.plan import Cursor
+from usfmae.train.distributed import World
+from usfmae.train.recipe import Recipe
+
+MOST_ON_CPU = 64  # images at once on a CPU: more brings no speed there, only memory
+
+
+def local_batch(recipe: Recipe, world: World) -> int:
+    """Images of one process in one step."""
+    size = recipe.training.batch_size
+    if size % world.size:
+        raise UsageError(
+            f"training.batch_size {size} cannot be shared evenly by {world.size} processes; "
+            f"use a multiple of {world.size}, or another number of processes"
+        )
+    return size // world.size
+
+
+def make_loader(
+    index: Index, recipe: Recipe, world: World, *, cursor: Cursor, workers: int, strict: bool
+) -> Loader:
+    """The loader of this process, standing at `cursor`."""
+    return Loader(
+        index,
+        batch_size=local_batch(recipe, world),
+        size=recipe.model.img_size,
+        seed=recipe.training.seed,
+        workers=workers,
+        rank=world.rank,
+        world=world.size,
+        cursor=cursor,
+        epochs=recipe.training.epochs,
+        crop=recipe.data.scale,
+        interpolation=recipe.data.interpolation,
+        strict=strict,
+        pin=world.device.type == "cuda",
+    )
+
+
+class Feeder:
+    """Brings batches to the device and augments them there. `micro_batch`: images to be taken at once."""
+
+    def __init__(self, recipe: Recipe, config: MAEConfig, world: World) -> None:
+        d, self.device = recipe.data, world.device
+        local = local_batch(recipe, world)
+        limit = MOST_ON_CPU if self.device.type == "cpu" else local
+        self.micro_batch = min(local, recipe.training.micro_batch or limit)
+        self.augment = Augment(
+            flip=d.flip, flip_v=d.flip_v, rotate=d.rotate, degrees=d.degrees, blur=d.blur, speckle=d.speckle,
+            strength=d.strength, mean=_one_or_more(config.mean), std=_one_or_more(config.std),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Images float [B,C,S,S], normalised, and seeds int64 [B], on the device."""
+        images = batch.images.to(self.device, non_blocking=True)
+        seeds = batch.seeds.to(self.device, non_blocking=True)
+        return self.augment(images, seeds), seeds
+
+    def parts(self, images: Tensor, seeds: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batch in pieces of at most `micro_batch`."""
+        for start in range(0, len(images), self.micro_batch):
+            yield images[start : start + self.micro_batch], seeds[start : start + self.micro_batch]
+
+
+def _one_or_more(values: tuple[float, ...]) -> float | tuple[float, ...]:
+    return values[0] if len(values) == 1 else values

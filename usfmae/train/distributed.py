@@ -1,0 +1,132 @@
+"""One process or many: who we are, how the model is shared, and how all agree. `torchrun` starts the many."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from openus.errors import UsageError
+
+TIMEOUT = timedelta(seconds=int(os.environ.get("OPENUS_TIMEOUT", "600")))
+"""How long a process waits for the others before it ends with an error."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Our place among the processes.
+
+    size        processes in all
+    rank        number of this one; rank 0 writes and speaks
+    local_rank  number within this machine; picks the GPU
+    device      where this process computes
+    """
+
+    size: int
+    rank: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process raised the flag; all get the same answer."""
+        if self.size == 1:
+            return flag
+        shared = torch.tensor([int(flag)])
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=_control())
+        return bool(shared.item())
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of `values` over all processes, on the CPU."""
+        values = values.detach().double().cpu()
+        if self.size > 1:
+            dist.all_reduce(values, group=_control())
+            values /= self.size
+        return values
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all processes, on the CPU."""
+        values = values.detach().double().cpu()
+        if self.size > 1:
+            dist.all_reduce(values, group=_control())
+        return values
+
+    def barrier(self) -> None:
+        """Wait until all are here."""
+        if self.size > 1:
+            dist.barrier(group=_control())
+
+
+_groups: dict[str, dist.ProcessGroup] = {}
+
+
+def _control() -> dist.ProcessGroup:
+    """A group over the CPU, so that agreeing on a number never waits for the GPU's queue."""
+    return _groups["control"]
+
+
+@contextmanager
+def join(device: str = "auto") -> Iterator[World]:
+    """Join the processes `torchrun` started (or be alone), and leave them at the end.
+
+    device: "auto", "cpu", "cuda" or "cuda:N". Raises `UsageError` for a device that is not there.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = pick_device(device, local_rank)
+    if size > 1:
+        gpu = chosen.type == "cuda"
+        dist.init_process_group("cuda:nccl,cpu:gloo" if gpu else "gloo", timeout=TIMEOUT)
+        _groups["control"] = dist.new_group(backend="gloo", timeout=TIMEOUT)  # type: ignore[assignment]
+    try:
+        yield World(size, rank, local_rank, chosen)
+    finally:
+        if size > 1:
+            _groups.clear()
+            dist.destroy_process_group()
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of that name; "auto" takes this process's GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(f"--device {name}: no CUDA device is visible here; use --device cpu")
+        index = local_rank if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise UsageError(f"--device cuda:{index}: there are {count} GPUs here; start fewer processes")
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        raise UsageError(f"--device {name}: only cpu and cuda are supported")
+    return device
+
+
+def replicate(model: nn.Module, world: World) -> nn.Module:
+    """The model with gradients averaged over all processes (DDP); alone, the model itself."""
+    if world.size == 1:
+        return model
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def gradients_stay(model: nn.Module, stay: bool) -> AbstractContextManager[None]:
+    """Within this, gradients are not yet sent to the other processes: all but the last part of a batch."""
+    if stay and isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return nullcontext()

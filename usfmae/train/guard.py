@@ -1,0 +1,91 @@
+"""Watching the loss, and the wish to stop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+from openus.errors import OpenUSError
+from usfmae.train.recipe import GuardRecipe
+
+
+class DivergedError(OpenUSError):
+    """The loss became no number, or leapt, more often than the recipe allows."""
+
+
+class Guard:
+    """Decides from each loss whether training is still sound. State: a running mean and a count of faults."""
+
+    MEMORY = 0.98  # of the running mean: about 50 steps
+    SETTLE = 50  # steps before a leap can be told from a start
+
+    def __init__(self, recipe: GuardRecipe) -> None:
+        self.recipe = recipe
+        self.mean, self.seen, self.faults, self.last = 0.0, 0, 0, 0.0
+
+    def fault(self, loss: float) -> str:
+        """What is wrong with this loss; empty when nothing is."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if self.recipe.spike and self.seen >= self.SETTLE and loss > self.recipe.spike * self.mean:
+            return f"the loss leapt to {loss:.4g} from a running mean of {self.mean:.4g}"
+        memory = min(self.MEMORY, self.seen / (self.seen + 1))
+        self.mean = memory * self.mean + (1 - memory) * loss
+        self.seen += 1
+        self.last = loss
+        return ""
+
+    def count(self, what: str, step: int) -> None:
+        """Record a fault; raises `DivergedError` when there were too many."""
+        self.faults += 1
+        if self.faults > self.recipe.rollbacks:
+            raise DivergedError(
+                f"step {step}: {what}, after {self.faults - 1} returns to the last checkpoint; lower optim.lr, set "
+                "optim.clip=1, or use training.precision=fp32, and begin again with another --out"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean, "seen": self.seen, "faults": self.faults, "last": self.last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean, self.last = float(state["mean"]), float(state["last"])
+        self.seen, self.faults = int(state["seen"]), int(state["faults"])
+
+
+class Stop:
+    """Turns Ctrl-C, SIGTERM and a time limit into a wish that the loop reads between steps.
+
+    A second Ctrl-C interrupts at once. `reason` is "", "interrupted", "terminated" or "time".
+    """
+
+    def __init__(self, max_seconds: float | None = None) -> None:
+        self.reason = ""
+        self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():  # elsewhere handlers cannot be set
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.reason == "interrupted":
+            raise KeyboardInterrupt
+        self.reason = "interrupted" if number == signal.SIGINT else "terminated"
+
+    def wanted(self) -> bool:
+        """Whether to stop after this step."""
+        if not self.reason and self.deadline is not None and time.monotonic() >= self.deadline:
+            self.reason = "time"
+        return bool(self.reason)

@@ -1,0 +1,336 @@
+"""Recipes: everything that decides the result of a pretraining run, in one readable file.
+
+A recipe is a YAML file (those of this package lie in `usfmae/recipes`) that names only what differs from the
+defaults below. Unknown fields are refused. The resolved recipe, with every field, is saved with the run;
+a run goes on only under the recipe it began with.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openus.errors import UsageError, did_you_mean
+from usfmae.model.mae import GREY_MEAN, GREY_STD, MAEConfig
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """What is shown, and how it is altered."""
+
+    set: str = "pretrain"
+    """Set of the corpus."""
+    scale: tuple[float, float] = (0.2, 1.0)
+    """Area of the random resized crop, as a share of the image."""
+    interpolation: str = "linear"
+    """Of the resize of the crop: linear or cubic."""
+    flip: float = 0.5
+    """Probability of a left-right flip."""
+    flip_v: float = 0.0
+    """Probability of a top-bottom flip."""
+    rotate: float = 0.0
+    """Probability of a rotation."""
+    degrees: float = 15.0
+    """Greatest angle of a rotation, to either side."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur of 0.1 to 2 pixels."""
+    speckle: float = 0.0
+    """Probability of multiplicative noise."""
+    strength: float = 0.1
+    """Standard deviation of that noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe:
+    """The network; see `usfmae.model.mae.MAEConfig`."""
+
+    size: str = "base"
+    """tiny, small, base, large or huge; the three fields below replace parts of it where they are not 0."""
+    embed_dim: int = 0
+    depth: int = 0
+    num_heads: int = 0
+    img_size: int = 224
+    patch_size: int = 16
+    in_chans: int = 1
+    """1: grey. 3: the grey image three times, for continuing colour weights as they are."""
+    mean: tuple[float, ...] = GREY_MEAN
+    std: tuple[float, ...] = GREY_STD
+    positions: str = "sincos"
+    """sincos (fixed) or learned."""
+    decoder: str = "full"
+    """full (the reference's) or cross (CrossMAE: faster)."""
+    decoder_embed_dim: int = 512
+    decoder_depth: int = 8
+    decoder_num_heads: int = 16
+    init: str = ""
+    """Weights to begin with (a file, folder or run); empty: random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveRecipe:
+    """What is hidden and what must be painted."""
+
+    masking: str = "random"
+    """A file of usfmae/model/masking: random, drawn, block, sector or frequency."""
+    mask_ratio: float = 0.75
+    predict_ratio: float = 1.0
+    """Share of the hidden patches that is painted and scored; below 1 only with the cross decoder."""
+    target: str = "pixels"
+    """pixels, normalised (each patch by its own mean and variance), deblur or denoise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimRecipe:
+    """AdamW and its schedule: linear warm-up from 0, then half a cosine, step by step."""
+
+    lr: float = 0.0
+    """Peak learning rate; 0: base_lr times batch_size / 256."""
+    base_lr: float = 1.5e-4
+    min_lr: float = 0.0
+    warmup: float = 0.05
+    """Share of all steps spent warming up."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    decay_all: bool = False
+    """Decay biases, norms and tokens too (the reference does not)."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0: no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """How long and how."""
+
+    epochs: int = 100
+    batch_size: int = 256
+    """Images in one step, over all processes and accumulated parts together."""
+    micro_batch: int = 0
+    """Most images a process takes at once, the rest of its share by accumulation; 0: as many as fit."""
+    precision: str = "bf16"
+    """bf16 (autocast) or fp32."""
+    compile: bool = False
+    """torch.compile the step: slower start, faster steps."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third slower, far less memory."""
+    shard: bool = False
+    """Shard parameters and optimiser over the processes (FSDP2) instead of copying them (DDP)."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, kept beside them; 0: none."""
+    seed: int = 0
+    deterministic: bool = False
+    """Only deterministic kernels on the GPU: same losses twice, somewhat slower. On the CPU always so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardRecipe:
+    """What happens when the loss is not a number, or leaps."""
+
+    spike: float = 0.0
+    """A loss above this many times the running mean counts as a fault; 0: only a loss that is no number does."""
+    rollbacks: int = 3
+    """After so many returns to the last checkpoint the run ends with an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRecipe:
+    """What the run says of itself. Nothing here changes the result, so it may change between stop and resume."""
+
+    log_every: int = 10
+    """Steps between lines of log.jsonl."""
+    save_every: int = 1000
+    """Steps between checkpoints; one more at the end of the run and whenever it is stopped."""
+    keep: int = 2
+    """Checkpoints that are kept."""
+    tensorboard: bool = True
+    wandb: str = ""
+    """Project of Weights & Biases to log to as well; empty: none."""
+    pictures: int = 8
+    """Images in the reconstruction grid written beside each checkpoint; 0: none."""
+    probe_set: str = ""
+    """Labelled set for k-NN and a linear probe during training; empty: none."""
+    probe_label: str = ""
+    probe_every: int = 0
+    """Epochs between probes; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole recipe; see each part."""
+
+    name: str = "custom"
+    data: DataRecipe = field(default_factory=DataRecipe)
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
+    optim: OptimRecipe = field(default_factory=OptimRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    guard: GuardRecipe = field(default_factory=GuardRecipe)
+    report: ReportRecipe = field(default_factory=ReportRecipe)
+
+    def __post_init__(self) -> None:
+        t, o = self.training, self.optim
+        _one_of("data.interpolation", self.data.interpolation, ("linear", "cubic"))
+        _one_of("training.precision", t.precision, ("bf16", "fp32"))
+        from usfmae.model.masking import MASKINGS
+        from usfmae.model.targets import TARGETS
+
+        _one_of("objective.masking", self.objective.masking, MASKINGS)
+        _one_of("objective.target", self.objective.target, TARGETS)
+        for name, value in (("training.epochs", t.epochs), ("training.batch_size", t.batch_size),
+                            ("report.log_every", self.report.log_every), ("report.save_every", self.report.save_every),
+                            ("report.keep", self.report.keep)):  # fmt: skip
+            if value < 1:
+                raise UsageError(f"{name} must be at least 1, found {value}")
+        if not 0 <= o.warmup <= 1 or o.lr < 0 or o.base_lr <= 0 or o.clip < 0 or not 0 <= t.ema < 1:
+            raise UsageError(
+                "optim.warmup must be within 0..1, learning rates and clip not negative, training.ema below 1"
+            )
+        self.mae_config()
+
+    @property
+    def peak_lr(self) -> float:
+        return self.optim.lr or self.optim.base_lr * self.training.batch_size / 256
+
+    def mae_config(self) -> MAEConfig:
+        """The network of this recipe; raises `UsageError` when sizes do not fit together."""
+        m, o = self.model, self.objective
+        changes: dict[str, Any] = {
+            k: getattr(m, k) for k in ("embed_dim", "depth", "num_heads") if getattr(m, k)
+        }
+        same = ("img_size", "patch_size", "in_chans", "mean", "std", "positions", "decoder", "decoder_embed_dim",
+                "decoder_depth", "decoder_num_heads")  # fmt: skip
+        changes |= {k: getattr(m, k) for k in same}
+        return MAEConfig.preset(
+            m.size, mask_ratio=o.mask_ratio, predict_ratio=o.predict_ratio,
+            norm_pix_loss=o.target == "normalised", **changes,
+        )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False)
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe of this package by name, or a YAML file; `overrides` are like ``training.epochs=3``.
+
+    Raises `UsageError` for an unknown recipe or field, or a value of the wrong kind.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        known = sorted(p.stem for p in RECIPES.glob("*.yaml") if not p.stem.startswith("finetune"))
+        if str(name) not in known:
+            hint = did_you_mean(str(name), known)
+            raise UsageError(
+                f"unknown recipe '{name}', known: {', '.join(known)} (or give a .yaml file){hint}"
+            )
+        path = RECIPES / f"{name}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such recipe file") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: expected fields like 'training:', found {type(values).__name__}")
+    values.setdefault("name", path.stem)
+    for override in overrides:
+        _apply(values, override)
+    return recipe_from(values, str(path))
+
+
+def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
+    """Build a recipe of nested dictionaries; `where` is named in the message of a `UsageError`."""
+    recipe = _build(Recipe, values, where, "")
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def changed_fields(old: Recipe, new: Recipe) -> list[str]:
+    """Fields that decide the result and differ: ``["training.seed: 0 -> 1"]``. Reports may differ."""
+    a, b = _flatten(old.to_dict()), _flatten(new.to_dict())
+    return [f"{k}: {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and not k.startswith(("report.", "name"))]
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--set wants FIELD=VALUE, like training.epochs=3; found '{override}'")
+    *parents, leaf = name.strip().split(".")
+    place = values
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise UsageError(f"--set {override}: '{parent}' has no fields of its own")
+    place[leaf] = yaml.safe_load(text)
+
+
+def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UsageError(
+            f"{where}: {prefix.rstrip('.') or 'a recipe'} must be a group of fields, found '{values}'"
+        )
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in fields(cls)]
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            hint = did_you_mean(str(name), known) or f"; known: {', '.join(known)}"
+            raise UsageError(f"{where}: unknown field '{prefix}{name}'{hint}")
+        kind = hints[name]
+        if is_dataclass(kind):
+            made[name] = _build(typing.cast(type, kind), value, where, f"{prefix}{name}.")
+        else:
+            made[name] = _convert(value, kind, f"{where}: {prefix}{name}")
+    try:
+        return cls(**made)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """`value` as `kind` where nothing is lost (1 -> 1.0, "1e-4" -> 1e-4, list -> tuple); else `UsageError`."""
+    if typing.get_origin(kind) is tuple:
+        args = typing.get_args(kind)
+        if isinstance(value, list | tuple) and (args[-1] is Ellipsis or len(value) == len(args)):
+            return tuple(_convert(item, args[0], where) for item in value)
+    elif kind is float and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-4 as text
+        except (TypeError, ValueError):
+            pass
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    name = str(kind) if isinstance(kind, types.GenericAlias) else getattr(kind, "__name__", str(kind))
+    raise UsageError(f"{where} must be {name}, found '{value}'")
+
+
+def _one_of(name: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise UsageError(
+            f"{name} must be one of {', '.join(known)}; found '{value}'{did_you_mean(value, known)}"
+        )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
