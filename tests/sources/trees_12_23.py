@@ -354,5 +354,10 @@ def fast_u_net(mini: Mini) -> Expectation:
     mini.image("Fast_unet/000.jpg", "RGB")
     never.append("Fast_unet/000.jpg")
     mini.bytes("Fast_unet.h5", b"\x89HDF\r\n\x1a\n" + b"\0" * 64)
-    top = "Fast-U-Net-5123c8e12fb9d847cc04eae2c69d6e9508731205"
-    return Expectation(samples, tuple(never), dict.fromkeys(lists, ""), (Archive(f"{top}.zip", prefix=top),))
+    archives = tuple(
+        Archive(f"{folder}.rar", folder)
+        for folder in sorted(
+            {"/".join(path.split("/")[:3]) for path in (*samples, *never) if path[:7] == "Dataset"}
+        )
+    )
+    return Expectation(samples, tuple(never), dict.fromkeys(lists, ""), archives)
