@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openus.errors import CorpusError, UsageError
 from openus.catalogue import Catalogue
+from openus.errors import CorpusError, UsageError
 from openus.manifest import Protocol
 from usfmae.tasks.splits import (
     Identity,

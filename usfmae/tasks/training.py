@@ -221,6 +221,10 @@ def predict_batches(
             outputs = network(pixels).float()
             if flip:
                 outputs = torch.stack([outputs, network(pixels.flip(-1)).float()])
+        if not outputs.isfinite().all():
+            raise OpenUSError(
+                "the network's outputs became NaN or infinite; lower lr in the recipe, or set precision: fp32"
+            )
         yield outputs, samples.targets[start : start + batch]
 
 
