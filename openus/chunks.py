@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openus.archives import Member, Tree
-from openus.clean import Cleaned, Refused, clean_frame
+from openus.clean import Cleaned, Refused, clean_frames
 from openus.codecs import encode
 from openus.decode import open_media
-from openus.decode.frame import Frame, Pixels
+from openus.decode.frame import Frame, Media, Pixels
 from openus.dedup.hashes import phash, pixel_sha256
 from openus.errors import ArchiveError, DecodeError
 from openus.manifest import CleanSettings, Encoding, FramePolicy
@@ -202,9 +202,12 @@ class _Maker:
             media = open_media(
                 member.open(), member.path, policy=self.spec.policy, sibling=self._sibling(member.path)
             )
-            for frame in media.frames():
-                self.tally.decoded += 1
-                self.frame(frame, selected, media.kind)
+            for frame, outcome in clean_frames(self.frames(media, selected), self.spec.clean, media.meta):
+                if isinstance(outcome, Refused):
+                    self.reject(selected.member, frame.index, "clean", outcome.reason, outcome.detail)
+                else:
+                    self.rows.append(self.row(frame, outcome, selected, media.kind))
+                    self.tally.kept += 1
         except DecodeError as error:
             done = self.tally.decoded - before
             note = f" (after {done} frames, which are kept)" if done else ""
@@ -222,25 +225,21 @@ class _Maker:
         elif taken == 0:
             self.reject(selected.member, -1, "decode", "no-frames", "the file holds no picture")
 
-    def frame(self, frame: Frame, selected: Selected, kind: str) -> None:
-        pixels: Pixels | None = frame.pixels
-        if self.transform is not None:
+    def frames(self, media: Media, selected: Selected) -> Iterator[Frame]:
+        """The decoded frames, counted, each put right by the source's own code where it has some."""
+        for frame in media.frames():
+            self.tally.decoded += 1
+            if self.transform is None:
+                yield frame
+                continue
             pixels = self.transform(frame.pixels, selected.member, frame.index)
-        if pixels is None:
-            self.reject(
-                selected.member, frame.index, "clean", "source-rule", "left out by the source's own rule"
-            )
-            return
-        cleaned = clean_frame(pixels, self.spec.clean)
-        if isinstance(cleaned, Refused):
-            self.reject(selected.member, frame.index, "clean", cleaned.reason, cleaned.detail)
-            return
-        self.rows.append(self.row(frame, pixels, cleaned, selected, kind))
-        self.tally.kept += 1
+            if pixels is None:
+                detail = "left out by the source's own rule"
+                self.reject(selected.member, frame.index, "clean", "source-rule", detail)
+            else:
+                yield Frame(pixels, frame.index)
 
-    def row(
-        self, frame: Frame, pixels: Pixels, cleaned: Cleaned, selected: Selected, kind: str
-    ) -> dict[str, Any]:
+    def row(self, frame: Frame, cleaned: Cleaned, selected: Selected, kind: str) -> dict[str, Any]:
         spec = self.spec
         data = encode(cleaned.pixels, spec.encoding)
         at, length = self.put(data)
@@ -260,8 +259,8 @@ class _Maker:
             "split": selected.split,
             "width": width,
             "height": height,
-            "source_width": pixels.shape[1],
-            "source_height": pixels.shape[0],
+            "source_width": frame.pixels.shape[1],
+            "source_height": frame.pixels.shape[0],
             "sha256": hashlib.sha256(data).hexdigest(),
             "pixel_sha256": pixel_sha256(cleaned.pixels),
             "phash": phash(cleaned.pixels),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from openus.clean.grey import lit_fraction, resize_short_side, to_grey
-from openus.decode.frame import Pixels
+from openus.decode.frame import Frame, Pixels
 from openus.manifest import CleanSettings
 
 
@@ -31,6 +33,17 @@ class Refused:
 
     reason: str
     detail: str
+
+
+def clean_frames(
+    frames: Iterable[Frame], settings: CleanSettings, meta: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[Frame, Cleaned | Refused]]:
+    """Clean the frames of one image, clip or volume, in order, as a stream.
+
+    `meta` are the facts the decoder found in the file (`Media.meta`).
+    """
+    for frame in frames:
+        yield frame, clean_frame(frame.pixels, settings)
 
 
 def clean_frame(pixels: Pixels, settings: CleanSettings) -> Cleaned | Refused:

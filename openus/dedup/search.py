@@ -119,4 +119,5 @@ def _compare(
 
 
 def _distance(words: Words, first: Index, second: Index) -> NDArray[np.uint16]:
-    return np.bitwise_count(words[first] ^ words[second]).sum(axis=1, dtype=np.uint16)
+    counts: NDArray[np.uint16] = np.bitwise_count(words[first] ^ words[second]).sum(axis=1, dtype=np.uint16)
+    return counts
