@@ -152,11 +152,14 @@ class Mini:
         """The pictures of a clip, without writing it."""
         return [texture(f"{self.slug}/{path}#{index}", *size) for index in range(count)]
 
-    def clip(self, path: str, count: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> list[Pixels]:
-        """A video: H.264 in .mp4, Motion JPEG in .avi, as its suffix says."""
+    def clip(
+        self, path: str, count: int, size: tuple[int, int] = (WIDTH, HEIGHT), dark: int = 0
+    ) -> list[Pixels]:
+        """A video: H.264 in .mp4, Motion JPEG in .avi, as its suffix says. The first `dark` frames are black."""
         import av
 
         frames = self.frames(path, count, size)
+        frames[:dark] = [np.zeros_like(frame) for frame in frames[:dark]]
         motion_jpeg = path.endswith(".avi")
         with av.open(str(self.place(path)), "w") as container:
             stream = container.add_stream("mjpeg" if motion_jpeg else "libx264", rate=25)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from openus.archives import Tree
 from openus.catalogue import Catalogue
 from openus.errors import SourceError
 from openus.select import Selection, select
-from tests.sources.miniature import MINIATURES, Expectation, Mini, load_trees
+from tests.sources.conftest import Make
+from tests.sources.miniature import MINIATURES, Expectation, Mini
 from tests.sources.packing import pack
 
-load_trees()
 CATALOGUE = Catalogue()
-Make = Callable[[str], tuple[Path, Expectation]]
 
 
 def reads_a_table(slug: str) -> bool:
@@ -31,20 +29,6 @@ def reads_a_table(slug: str) -> bool:
 
 
 TABLED = [slug for slug in MINIATURES if reads_a_table(slug)]
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Writes the miniature of a slug once, and gives its folder and what is expected of it."""
-    root = tmp_path_factory.mktemp("miniatures")
-    done: dict[str, tuple[Path, Expectation]] = {}
-
-    def make(slug: str) -> tuple[Path, Expectation]:
-        if slug not in done:
-            done[slug] = root / slug, MINIATURES[slug](Mini(root / slug, slug))
-        return done[slug]
-
-    return make
 
 
 def selection_of(slug: str, root: Path) -> Selection:
