@@ -74,10 +74,12 @@ if ! $(BIN)/python -c "import pip, sys; sys.exit('%d.%d' % sys.version_info[:2] 
 fi
 endef
 
-# Reading rar archives needs a program that Python packages cannot bring. It is free (bsdtar of libarchive); where it
-# cannot be had, the tests that need it are skipped and say so.
+# A few tests use programs that Python packages do not bring; where these cannot be had, the tests are skipped and
+# say why. The names of the Debian packages are those of the programs.
+TOOLS := unar zip openssl
 tools:
-	@if ! command -v bsdtar >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		{ timeout 120 apt-get update -qq && timeout 300 apt-get install -y -qq --no-install-recommends libarchive-tools; } >/dev/null 2>&1 \
-		|| echo "bsdtar could not be installed: the tests of rar archives will be skipped"; \
+	@missing=""; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ timeout 120 apt-get update -qq && timeout 300 apt-get install -y -qq --no-install-recommends $$missing; } \
+		>/dev/null 2>&1 || echo "could not install$$missing: the tests that need them will be skipped"; \
 	fi
