@@ -76,7 +76,7 @@ endef
 
 # A few tests use programs that Python packages do not bring; where these cannot be had, the tests are skipped and
 # say why. The names of the Debian packages are those of the programs.
-TOOLS := unar zip openssl
+TOOLS := zip openssl
 tools:
 	@missing=""; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
