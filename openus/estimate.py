@@ -59,7 +59,7 @@ def describe(policy: FramePolicy, kind: str) -> str:
         return "all"
     words = ["all" if policy.stride == 1 else f"1 in {policy.stride}"]
     if policy.cap is not None:
-        words.append(f"at most {policy.cap} of a clip" if kind != "image" else f"{policy.cap} of a file")
+        words.append(f"at most {policy.cap} of a {'clip' if kind == 'video' else 'file'}")
     if kind == "volume":
         words.append(f"along {policy.axis}")
     if policy.nonempty:

@@ -95,7 +95,8 @@ def test_more_stride_never_gives_more(more: int, clips: int, stride: int) -> Non
     ("policy", "kind", "words"),
     [
         (FramePolicy(), "image", "all"),
-        (FramePolicy(cap=1), "image", "1 of a file"),
+        (FramePolicy(stride=3), "image", "1 in 3"),
+        (FramePolicy(cap=9), "volume", "at most 9 of a file, along z"),
         (FramePolicy(), "video", "all"),
         (FramePolicy(stride=3, cap=30), "video", "1 in 3, at most 30 of a clip"),
         (FramePolicy(cap=2), "video", "at most 2 of a clip"),
