@@ -55,16 +55,17 @@ def estimate(source: Source, policy: FramePolicy | None = None) -> Estimate:
 
 def describe(policy: FramePolicy, kind: str) -> str:
     """A frame policy in words, short enough for a column of a table."""
-    if kind == "image" and policy == FramePolicy():
-        return "all"
-    words = ["all" if policy.stride == 1 else f"1 in {policy.stride}"]
+    words = []
+    if policy.stride > 1:
+        words.append(f"1 in {policy.stride}")
     if policy.cap is not None:
         words.append(f"at most {policy.cap} of a {'clip' if kind == 'video' else 'file'}")
+    words = words or ["all"]
     if kind == "volume":
         words.append(f"along {policy.axis}")
     if policy.nonempty:
         words.append("not black")
-    return ", ".join(words[1:] if words[0] == "all" and len(words) > 1 and policy.cap is not None else words)
+    return ", ".join(words)
 
 
 def estimate_all(
