@@ -26,11 +26,12 @@ from openus.errors import (
     TransferError,
 )
 from openus.glob import Glob, any_matches
-from openus.hosts import resolve
+from openus.hosts import refused, resolve
 from openus.hosts.base import RemoteFile
 from openus.hosts.manual import instructions
 from openus.lock import LockFile
 from openus.manifest import Route, Source
+from openus.net import HttpError
 from openus.transfer import OnBytes, Transfer
 
 log = logging.getLogger(__name__)
@@ -198,7 +199,12 @@ def _by_route(source: Source, route: Route, transfer: Transfer) -> Obtained:
         if transfer.offline:
             raise OfflineError(f"{error} (the network is switched off)") from error
         raise
-    return _gather(source, route, transfer, files)
+    try:
+        return _gather(source, route, transfer, files)
+    except HttpError as error:
+        if error.status in (401, 403):
+            raise refused(source, route, error) from error
+        raise
 
 
 def _gather(source: Source, route: Route, transfer: Transfer, files: Sequence[RemoteFile]) -> Obtained:

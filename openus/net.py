@@ -11,7 +11,7 @@ import email.utils
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
@@ -280,6 +280,21 @@ def _seconds(value: str | None) -> float | None:
         return None
 
 
+def _persist(url: str, retry: RetryPolicy | None, attempt: Callable[[], bytes]) -> bytes:
+    """Call `attempt` until it succeeds or the policy's patience ends."""
+    retrier = Retrier(retry or RetryPolicy(), redact(url))
+    while True:
+        try:
+            return attempt()
+        except InterruptionError as error:
+            retrier.failed(error)
+        except NETWORK_ERRORS as error:
+            failure = interruption(url, error, connected=True)
+            if not isinstance(failure, InterruptionError):
+                raise failure from error
+            retrier.failed(failure)
+
+
 def get_bytes(
     session: requests.Session,
     url: str,
@@ -289,25 +304,18 @@ def get_bytes(
     limit: int = 64 << 20,
 ) -> bytes:
     """The whole body of a small answer (an API, a page), with retries; at most `limit` bytes."""
-    retrier = Retrier(retry or RetryPolicy(), redact(url))
-    while True:
-        try:
-            with open_url(session, url, headers=headers) as response:
-                body: bytes = response.raw.read(limit + 1, decode_content=True)
-        except InterruptionError as error:
-            retrier.failed(error)
-            continue
-        except NETWORK_ERRORS as error:
-            failure = interruption(url, error, connected=True)
-            if not isinstance(failure, InterruptionError):
-                raise failure from error
-            retrier.failed(failure)
-            continue
-        if len(body) > limit:
-            raise TransferError(
-                f"{redact(url)}: the answer is larger than {limit} bytes; is it the right address?"
-            )
+
+    def attempt() -> bytes:
+        with open_url(session, url, headers=headers) as response:
+            body: bytes = response.raw.read(limit + 1, decode_content=True)
         return body
+
+    body = _persist(url, retry, attempt)
+    if len(body) > limit:
+        raise TransferError(
+            f"{redact(url)}: the answer is larger than {limit} bytes; is it the right address?"
+        )
+    return body
 
 
 def get_json(
@@ -321,7 +329,25 @@ def get_json(
     """The JSON answer of an API; raise `TransferError` where it is not JSON."""
     if params:
         url += ("&" if "?" in url else "?") + urlencode(params)
-    body = get_bytes(session, url, headers={"Accept": "application/json", **(headers or {})}, retry=retry)
+    return _parse(
+        url, get_bytes(session, url, headers={"Accept": "application/json", **(headers or {})}, retry=retry)
+    )
+
+
+def post_json(
+    session: requests.Session, url: str, fields: Mapping[str, str], *, retry: RetryPolicy | None = None
+) -> Any:
+    """The JSON answer to a form. Redirects are not followed: the form may hold a key."""
+    check_address(url)
+
+    def attempt() -> bytes:
+        with session.post(url, data=dict(fields), timeout=(15.0, 60.0), allow_redirects=False) as response:
+            return _check_status(response, url, frozenset()).content
+
+    return _parse(url, _persist(url, retry, attempt))
+
+
+def _parse(url: str, body: bytes) -> Any:
     try:
         return json.loads(body)
     except ValueError as error:

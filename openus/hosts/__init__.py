@@ -27,6 +27,7 @@ dataverse         HOST/dataset/ID/PATH
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 
 import requests
 
@@ -34,16 +35,25 @@ from openus.errors import SourceError
 from openus.hosts.base import RemoteFile
 from openus.hosts.common import Web
 from openus.manifest import Route, Source
-from openus.net import RetryPolicy, new_session
+from openus.net import HttpError, RetryPolicy, new_session
 
 MODULES = {
     "github": "github",
     "http": "http",
     "zenodo": "zenodo",
+    "figshare": "figshare",
+    "mendeley": "mendeley",
+    "kaggle-dataset": "kaggle",
+    "kaggle-competition": "kaggle",
+    "google-drive": "google_drive",
+    "girder": "girder",
+    "tcia": "tcia",
+    "huggingface": "huggingface",
+    "dataverse": "dataverse",
     "manual": "manual",
 }
 
-__all__ = ["RemoteFile", "resolve"]
+__all__ = ["RemoteFile", "refused", "resolve"]
 
 
 def resolve(
@@ -65,7 +75,20 @@ def resolve(
         raise SourceError(
             f"{source.slug}: files of {route.host} cannot be fetched by this version; see {route.url}"
         )
-    module = importlib.import_module(f"openus.hosts.{MODULES[route.host]}")
+    module = _module(route)
     web = Web(session or new_session(), retry) if online else None
     files: list[RemoteFile] = module.resolve(source, route, web)
     return files
+
+
+def refused(source: Source, route: Route, error: HttpError) -> SourceError:
+    """What a refusal (401, 403) of this host means: mostly that a person has to sign in."""
+    needs_account = getattr(_module(route), "needs_account", None)
+    if needs_account is None:
+        return error
+    needs: SourceError = needs_account(source, route, str(error))
+    return needs
+
+
+def _module(route: Route) -> ModuleType:
+    return importlib.import_module(f"openus.hosts.{MODULES[route.host]}")

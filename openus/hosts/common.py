@@ -16,7 +16,7 @@ from openus.errors import ChecksumError, ManifestError, SourceError, did_you_mea
 from openus.glob import Glob, any_matches
 from openus.hosts.base import RemoteFile
 from openus.manifest import RemoteSpec, Route, Source
-from openus.net import RetryPolicy, get_bytes, get_json
+from openus.net import RetryPolicy, get_bytes, get_json, post_json
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Web:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         return get_json(self.session, url, params=params, headers=headers, retry=self.retry)
+
+    def post(self, url: str, params: Mapping[str, str]) -> Any:
+        """The JSON answer to a form; its fields are not part of the address, which may be logged."""
+        return post_json(self.session, url, params, retry=self.retry)
 
     def text(self, url: str, headers: Mapping[str, str] | None = None) -> str:
         return get_bytes(self.session, url, headers=headers, retry=self.retry).decode("utf-8", "replace")
