@@ -250,7 +250,7 @@ def echonet_dynamic(mini: Mini) -> Expectation:
         member = f"Videos/{name}.avi"
         frames = mini.clip(f"{top}/{member}", 9, (112, 112))
         samples[member] = Sample(
-            some(frames, 0, 8), {"view": "apical four-chamber", "ef": "78.4983"}, name, split=split.lower()
+            some(frames, 2, 6), {"view": "apical four-chamber", "ef": "78.4983"}, name, split=split.lower()
         )
         rows.append({"FileName": name, "EF": 78.4983, "ESV": 15.1, "EDV": 70.2, "FrameHeight": 112, "FrameWidth": 112,
                      "FPS": 50, "NumberOfFrames": 9, "Split": split})  # fmt: skip
@@ -273,7 +273,7 @@ def echonet_pediatric(mini: Mini) -> Expectation:
         member = f"{view}/Videos/{name}.avi"
         frames = mini.clip(f"{top}/{member}", 8, (112, 112))
         labels = {"view": label, "ef": "61.2", "sex": "F", "age": "7"}
-        samples[member] = Sample(some(frames, 0, 7), labels, "CR32a7555", split=f"fold{fold}")
+        samples[member] = Sample(some(frames, 2, 6), labels, "CR32a7555", split=f"fold{fold}")
         mini.table(
             f"{top}/{view}/FileList.csv",
             [
