@@ -22,8 +22,9 @@ from openus.manifest import Benchmark
 from tests.helpers.corpus import make_corpus
 from tests.tasks.conftest import Ended
 from usfmae.model.weights import WeightsError, load_weights
+from usfmae.tasks.classify import ClassificationTask
 from usfmae.tasks.data import encode_labels, find_benchmark, load_labelled, spread_frames
-from usfmae.tasks.finetune import Job, check_parts, finetune
+from usfmae.tasks.finetune import finetune
 from usfmae.tasks.models import Start, build
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.splits import Split
@@ -255,14 +256,13 @@ def test_labels_missing_or_unknown(corpus: Path) -> None:
 def test_one_class_in_the_training_part(corpus: Path) -> None:
     data = load_labelled(corpus, find_benchmark("bus-bra"), size=32)
     benign, malignant = np.flatnonzero(data.targets == 0), np.flatnonzero(data.targets == 1)
-    recipe, start = load_recipe("finetune-demo"), Start(size="tiny")
+    task = ClassificationTask(data, load_recipe("finetune-demo"))
     split = Split("fold1", benign[:40], malignant[:10], benign[40:])
-    job = Job(data, split, start, recipe, "official-kfold", 0)
     with pytest.raises(OpenUSError, match="fold1: the training part holds only class 'benign'"):
-        check_parts(job, split.train)
+        task.check(split, split.train)
     split = Split("fold1", np.concatenate([benign[:40], malignant[:20]]), malignant[20:30], benign[40:])
-    job = Job(data, split, start, recipe, "official-kfold", 0)
-    assert check_parts(job, split.train) == ["class 'benign' does not occur in the val part"]
+    assert task.check(split, split.train) == ["class 'benign' does not occur in the val part"]
+    assert task.objective(split.train, split.val).monitor == "loss"
 
 
 def test_a_diverging_run_says_what_to_change(

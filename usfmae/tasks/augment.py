@@ -20,7 +20,7 @@ def augment(
 ) -> tuple[Tensor, Tensor | None]:
     """Change a batch at random.
 
-    images: uint8 [B, C, S, S] on any device; masks: int64 [B, S, S] or None, moved with the images.
+    images: uint8 [B, C, S, S] on any device; masks: uint8 [B, S, S] or None, moved with the images.
     Returns float32 [B, C, S, S] in 0..1 and the masks (nearest neighbour; 0 outside).
     """
     pixels = images.float().div_(255)
@@ -30,7 +30,7 @@ def augment(
         pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         if masks is not None:
             moved = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
-            masks = moved[:, 0].round().long()
+            masks = moved[:, 0].round().to(torch.uint8)
     return _erase(_grey_curve(pixels, settings, generator), settings, generator), masks
 
 

@@ -1,8 +1,8 @@
-"""Classification: the loss, the validation scores, and what is reported of a test part."""
+"""Classification: one of several classes for each image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,21 +11,25 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openus.errors import OpenUSError
 from usfmae.tasks.metrics import by_group, classification, point_estimates
+from usfmae.tasks.plots import confusion_png
 from usfmae.tasks.recipe import FinetuneRecipe
+from usfmae.tasks.splits import Split
+from usfmae.tasks.task import Batches, Ints, Outcome, Run, Task, clip_numbers
 
-Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
-class Classification:
-    """One of C classes for each image: weighted cross-entropy or focal loss (Lin et al. 2017).
+class ClassificationObjective:
+    """Weighted cross-entropy, or focal loss (Lin et al. 2017).
 
     targets: int64 [N] of the training part, for the class weights; positive: number of the class that scores
     of a two-class task speak of.
     """
 
     def __init__(self, targets: Ints, classes: int, recipe: FinetuneRecipe, positive: int) -> None:
-        self.monitor = recipe.monitor
+        self.monitor = recipe.monitor or "auroc"
         self.positive = positive
         self.gamma = recipe.focal_gamma if recipe.loss == "focal" else 0.0
         self.smoothing = recipe.label_smoothing
@@ -41,7 +45,7 @@ class Classification:
         factor = weights[targets]
         return ((1 - sure) ** self.gamma * each * factor).sum() / factor.sum()
 
-    def score(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    def score(self, batches: Batches) -> dict[str, float]:
         """Scores of the validation part; ``loss`` with its sign turned, so that higher is better."""
         outputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
         scores = {"loss": -float(self.loss(outputs, targets))}
@@ -60,7 +64,7 @@ def class_weights(targets: Ints, classes: int, how: str) -> Tensor:
     return torch.tensor(np.where(counts > 0, weights, 1.0), dtype=torch.float32)
 
 
-def probabilities_of(batches: Iterator[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
+def probabilities_of(batches: Batches) -> Floats:
     """Class probabilities [N, C] of logits [B, C], or [2, B, C] of an image and its mirror image, averaged."""
     parts = []
     for outputs, _ in batches:
@@ -69,38 +73,93 @@ def probabilities_of(batches: Iterator[tuple[Tensor, Tensor]]) -> NDArray[np.flo
     return np.concatenate(parts)
 
 
-def report(
-    targets: Ints,
-    probabilities: NDArray[np.float64],
-    classes: Sequence[str],
-    *,
-    groups: Ints,
-    clips: Sequence[str],
-    leaked: NDArray[np.bool_],
-    positive: str | None,
-    resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Everything said of a test part: scores per image, per clip where there are clips, and without leaks.
+class ClassificationTask(Task):
+    """One of C classes for each image."""
 
-    groups: what the bootstrap draws; clips: "" where an image is of no clip; leaked: bool [N].
-    """
+    kind = "classification"
+    main = "f1_weighted"
 
-    def scored(rows: NDArray[Any]) -> dict[str, Any]:
+    @property
+    def outputs(self) -> int:
+        return len(self.data.classes)
+
+    @property
+    def positive(self) -> int:
+        name = self.data.benchmark.positive
+        return self.data.classes.index(name) if name else self.outputs - 1
+
+    def check(self, split: Split, train: Ints) -> list[str]:
+        classes = self.data.classes
+        present = {
+            part: np.unique(self.data.targets[rows])
+            for part, rows in (("training", train), ("val", split.val))
+        }
+        if len(present["training"]) < 2:
+            only = classes[int(present["training"][0])]
+            raise OpenUSError(
+                f"benchmark '{self.data.benchmark.name}', {split.name}: the training part holds only class "
+                f"'{only}' of {', '.join(classes)}; nothing can be learned from it: use another protocol or fold, "
+                "or build a corpus with more patients"
+            )
+        return [
+            f"class '{name}' does not occur in the {part} part"
+            for part, found in present.items()
+            for number, name in enumerate(classes)
+            if number not in found
+        ]
+
+    def objective(self, train: Ints, val: Ints) -> ClassificationObjective:
+        objective = ClassificationObjective(
+            self.data.targets[train], self.outputs, self.recipe, self.positive
+        )
+        if len(np.unique(self.data.targets[val])) < 2:
+            objective.monitor = "loss"  # AUROC and F1 of a single class choose nothing
+        return objective
+
+    def evaluate(self, run: Run, split: Split) -> Outcome:
+        probabilities = {part: probabilities_of(run(part)) for part in ("val", "test")}
+        listed, leaked = self.leaks(split)
+        result = self.report(split.test, probabilities["test"], leaked) | {"leaks": listed}
+        columns = {
+            part: self._columns(getattr(split, part), values) for part, values in probabilities.items()
+        }
+        return Outcome(result, columns)
+
+    def _columns(self, rows: Ints, probabilities: Floats) -> dict[str, Any]:
+        names = self.data.classes
+        columns: dict[str, Any] = {
+            "truth": [names[int(i)] for i in self.data.targets[rows]],
+            "decision": [names[i] for i in probabilities.argmax(1).tolist()],
+        }
+        return columns | {f"p_{name}": probabilities[:, c] for c, name in enumerate(names)}
+
+    def report(self, rows: Ints, probabilities: Floats, leaked: NDArray[np.bool_]) -> dict[str, Any]:
+        """Scores per image, without the samples that `leaked` (bool [N]) marks, and per clip where there are any."""
+        targets, groups, clips = self.data.targets[rows], self.groups(rows), self.clips(rows)
+        result = self._scored(targets, probabilities, groups)
+        if leaked.any() and not leaked.all():
+            result["without_leaks"] = self._scored(targets[~leaked], probabilities[~leaked], groups[~leaked])
+        if any(clips):
+            ids, first = clip_numbers(clips)
+            clip_targets, clip_probabilities, order = by_group(targets, probabilities, ids)
+            result["per_clip"] = self._scored(clip_targets, clip_probabilities, groups[first[order]])
+        return result
+
+    def _scored(self, targets: Ints, probabilities: Floats, groups: Ints) -> dict[str, Any]:
         return classification(
-            targets[rows], probabilities[rows], classes, groups=groups[rows], positive=positive,
-            resamples=resamples, seed=seed,
+            targets, probabilities, self.data.classes, groups=groups, positive=self.data.benchmark.positive,
+            resamples=self.recipe.resamples,
         )  # fmt: skip
 
-    result = scored(np.arange(len(targets)))
-    if leaked.any() and not leaked.all():
-        result["without_leaks"] = scored(~leaked)
-    if any(clips):
-        names = [clip or f"\0{i}" for i, clip in enumerate(clips)]
-        _, first, ids = np.unique(names, return_index=True, return_inverse=True)
-        clip_targets, clip_probabilities, order = by_group(targets, probabilities, ids)
-        result["per_clip"] = classification(
-            clip_targets, clip_probabilities, classes, groups=groups[first[order]], positive=positive,
-            resamples=resamples, seed=seed,
-        )  # fmt: skip
-    return result
+    def pool(self, tables: list[dict[str, list[Any]]]) -> dict[str, Any]:
+        number = {name: c for c, name in enumerate(self.data.classes)}
+        targets = np.array([number[word] for table in tables for word in table["truth"]])
+        each = [np.stack([table[f"p_{name}"] for name in self.data.classes], 1) for table in tables]
+        groups = np.concatenate([table["group"] for table in tables])
+        return self._scored(targets, np.concatenate(each), groups)
+
+    def draw(self, folder: Path, result: dict[str, Any], title: str) -> None:
+        confusion_png(folder / "confusion.png", np.array(result["confusion"]), self.data.classes, title)
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "classifier", "positive": self.data.benchmark.positive}

@@ -85,8 +85,8 @@ class FinetuneRecipe:
     """Decay per step of the moving average of the weights that is scored and kept; 0 is off."""
     patience: int = 0
     """Stop after so many epochs without a better validation score; 0 never stops early."""
-    monitor: str = "auroc"
-    """Validation score that chooses the epoch: auroc, f1_macro, f1_weighted, accuracy, loss."""
+    monitor: str = ""
+    """Validation score that chooses the epoch; empty: the task's (auroc, mean_auroc, dice, mae); loss always works."""
     tta: Literal["none", "flip"] = "flip"
     """Test-time augmentation: probabilities averaged over the image and its mirror image."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -64,6 +64,7 @@ class Fit:
     best_state: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    train_seconds: float = 0.0
     model_seconds: float = 0.0
     """Time inside forward, backward and optimiser; on a CPU only, where it can be told apart for free."""
     train_samples: int = 0
@@ -152,10 +153,15 @@ def _train_epoch(
     order = torch.randperm(len(train), generator=generator)
     network.train()
     total = torch.zeros((), device=device)
+    entered = time.perf_counter()
     for step in range(steps):
         rows = order[step * batch : (step + 1) * batch].to(device)
-        pixels, masks = augment(train.images[rows], recipe.augment, generator, _masks(train.targets, rows))
-        targets = train.targets[rows] if masks is None else masks
+        targets = train.targets[rows]
+        # Masks, uint8 [B, S, S], move with their images; other targets stay.
+        pixels, masks = augment(
+            train.images[rows], recipe.augment, generator, targets if targets.dtype == torch.uint8 else None
+        )
+        targets = targets if masks is None else masks
         set_rate(optimizer, rate(recipe, epoch + step / steps))
         began = time.perf_counter()
         loss = _step(network, pixels, targets, objective, recipe, optimizer, generator)
@@ -166,16 +172,13 @@ def _train_epoch(
             run.model_seconds += time.perf_counter() - began
         run.train_samples += batch
     mean = float(total) / steps
+    run.train_seconds += time.perf_counter() - entered
     if not np.isfinite(mean):
         raise OpenUSError(
             f"the training loss became {mean} in epoch {epoch}; lower lr (now {recipe.lr:g}) in the recipe, "
             "or set precision: fp32"
         )
     return mean
-
-
-def _masks(targets: Tensor, rows: Tensor) -> Tensor | None:
-    return targets[rows] if targets.ndim == 3 and not targets.is_floating_point() else None
 
 
 def _step(
