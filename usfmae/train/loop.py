@@ -6,6 +6,7 @@ call on a folder that exists goes on where the run stopped, mid-epoch, as if it 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +61,7 @@ def pretrain(
         quiet = quiet or not world.leads
         index = open_index(data, recipe.data.set)
         if world.leads:
-            claim(out, recipe)
+            claim(out, recipe, data)
         world.barrier()
         trainer = Trainer(index, recipe, out, world, workers=workers, strict_data=strict_data)
         trainer.resume()
@@ -70,7 +71,7 @@ def pretrain(
     return summary
 
 
-def claim(out: Path, recipe: Recipe) -> None:
+def claim(out: Path, recipe: Recipe, data: str | Path) -> None:
     """Make `out` a run of `recipe`, or see that it is one. Raises `UsageError` naming the fields that differ."""
     stored = out / "recipe.yaml"
     if stored.exists():
@@ -84,6 +85,8 @@ def claim(out: Path, recipe: Recipe) -> None:
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: exists and is not a pretraining run (no recipe.yaml); give another --out")
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    where = str(data) if "://" in str(data) else str(Path(data).resolve())
+    write_atomic(out / "run.json", json.dumps({"data": where, "set": recipe.data.set}).encode())
     write_atomic(stored, recipe.to_yaml().encode())
 
 
