@@ -50,11 +50,13 @@ def test_a_route_brings_the_dataset(
     root, expected = made(slug)
     packed = pack(root, expected, tmp_path / "host")
     route = CATALOGUE.source(slug).routes[number]
-    files = offered(route, packed.files)
+    files = offered(route, packed.files, root)
     source = overlaid(CATALOGUE.source(slug), route, files)
     with serving() as site:
-        for host in PLAYED:
+        for host in (*PLAYED, "kaggle"):
             monkeypatch.setenv(f"OPENUS_ENDPOINT_{host.upper().replace('-', '_')}", f"{site.url}/{host}")
+        monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+        monkeypatch.setenv("KAGGLE_KEY", "secret")
         PLAYED[route.host](site, route, files)
         largest = max(site.files.values(), key=lambda served: len(served.content))
         largest.faults = [Fault(drop=len(largest.content) // 2)]
