@@ -1,0 +1,12 @@
+"""Decoding: from the bytes of any file to frames, by content and not by suffix, one frame at a time.
+
+`open_media` opens a file and says what it is; `Media.frames` streams its pictures under a `FramePolicy`.
+`decode_image` is the short way for one encoded picture in memory. Every failure is a `DecodeError` with a stable
+reason; no exception of a library comes through, and no decoder writes to the terminal.
+"""
+
+from openus.decode.frame import Frame, Media, Pixels, Sibling
+from openus.decode.limits import DecodeLimits
+from openus.decode.media import decode_image, open_media
+
+__all__ = ["DecodeLimits", "Frame", "Media", "Pixels", "Sibling", "decode_image", "open_media"]

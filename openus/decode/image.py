@@ -1,0 +1,215 @@
+"""Still pictures and picture documents: PNG, JPEG, BMP, TIFF, WebP, GIF, JPEG 2000.
+
+Grey and RGB PNG go through OpenCV and JPEG through libjpeg-turbo (simplejpeg), the fastest measured on real
+ultrasound; whatever is unusual (palette, alpha, 1 or 16 bits, CMYK, several pages) goes through Pillow. Transparency is
+composited on black, EXIF orientation is applied, and a colour picture whose channels are equal comes out grey.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from openus.decode.frame import Pixels
+from openus.decode.grey import Scale, collapsed, scale_for
+from openus.decode.limits import DecodeLimits, guard, guarded
+from openus.decode.policy import Clip, Wanted
+from openus.errors import DecodeError
+
+PILLOW = {
+    "png": "PNG", "jpg": "JPEG", "bmp": "BMP", "tiff": "TIFF", "webp": "WEBP", "gif": "GIF", "jp2": "JPEG2000",
+}  # fmt: skip
+_DEEP = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}
+_SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: bit 0 marks a reduced-resolution copy
+_ORIENTATION = 0x0112
+
+
+def decode(data: bytes, kind: str, name: str, limits: DecodeLimits) -> Pixels:
+    """The (first) picture of an encoded image as uint8 [H, W] or [H, W, 3]. Raises `DecodeError`."""
+    fast = _png(data, name, limits) if kind == "png" else _jpeg(data, name, limits) if kind == "jpg" else None
+    if fast is not None:
+        return fast
+    for _, pixels in PillowClip(data, kind, name, limits).read(lambda index: index == 0):
+        return pixels
+    raise DecodeError(f"{name}: holds no picture", "corrupt")
+
+
+@dataclass(frozen=True, slots=True)
+class _PNGHeader:
+    width: int
+    height: int
+    depth: int
+    colour: int
+    plain: bool
+    """No transparency, orientation or animation chunk: the pixels are all there is."""
+
+
+def _png_header(data: bytes, name: str) -> _PNGHeader:
+    """Walk the chunks, verify their checksums (PNG specification 5.3) and that the last one is there.
+
+    OpenCV's libpng would take a file whose compressed data were altered but still inflate, and it complains on
+    stderr of its own accord; past this check only a PNG crafted to be wrong inside right checksums makes it do so.
+    """
+    view, at, plain, seen = memoryview(data), 8, True, set()
+    header: tuple[int, ...] = ()
+    while True:
+        if at + 12 > len(data):
+            raise DecodeError(
+                f"{name}: truncated: the PNG ends after {len(data):,} bytes without IEND", "truncated"
+            )
+        length, kind = struct.unpack_from(">L4s", data, at)
+        end = at + 12 + length
+        if end > len(data):
+            raise DecodeError(
+                f"{name}: truncated: {end - len(data):,} bytes of the PNG are missing", "truncated"
+            )
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise DecodeError(f"{name}: corrupt: the checksum of chunk {kind!r} is wrong", "corrupt")
+        if at == 8:
+            if kind != b"IHDR" or length != 13:
+                raise DecodeError(f"{name}: corrupt: the PNG does not begin with its header", "corrupt")
+            header = struct.unpack_from(">2L5B", data, at + 8)
+        plain = plain and kind not in (b"tRNS", b"eXIf", b"acTL")
+        seen.add(kind)
+        at = end
+        if kind == b"IEND":
+            break
+    if b"IDAT" not in seen:
+        raise DecodeError(f"{name}: corrupt: the PNG holds no pixels", "corrupt")
+    return _PNGHeader(header[0], header[1], header[2], header[3], plain)
+
+
+def _png(data: bytes, name: str, limits: DecodeLimits) -> Pixels | None:
+    # The size first: a gigapixel header is refused for its size even where the rest of the file is missing.
+    if len(data) >= 24:
+        limits.check_pixels(name, *struct.unpack_from(">2L", data, 16))
+    header = _png_header(data, name)
+    if not (header.plain and header.depth == 8 and header.colour in (0, 2)):
+        return None
+    with guard(name):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint8:
+        return None  # Pillow says what is wrong with it
+    if pixels.ndim == 2:
+        return np.asarray(pixels)
+    grey = collapsed(np.asarray(pixels))
+    return grey if grey.ndim == 2 else np.asarray(cv2.cvtColor(grey, cv2.COLOR_BGR2RGB))
+
+
+def _jpeg(data: bytes, name: str, limits: DecodeLimits) -> Pixels | None:
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    limits.check_pixels(name, width, height)
+    if space not in ("Gray", "YCbCr", "RGB"):
+        return None
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if space == "Gray" else "RGB")
+    except ValueError:
+        return None  # truncated, or one of libjpeg's harmless warnings: Pillow tells them apart
+    pixels = np.asarray(pixels[..., 0] if space == "Gray" else collapsed(pixels))
+    return oriented(pixels, _jpeg_orientation(data))
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    at = data.find(b"Exif\0\0", 0, 1 << 16)
+    if at < 10 or data[at - 4 : at - 2] != b"\xff\xe1":
+        return 1
+    exif = Image.Exif()
+    try:
+        with guard("EXIF"):
+            exif.load(data[at : at - 2 + int.from_bytes(data[at - 2 : at], "big")])
+            return int(exif.get(_ORIENTATION, 1))
+    except DecodeError:  # a broken note about the camera says nothing about the picture
+        return 1
+
+
+def oriented(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Undo an EXIF orientation (1 to 8; CIPA DC-008, 4.6.5.1.1), so that row 0 is the top as seen."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+class PillowClip(Clip):
+    """Any picture file through Pillow, with all its pages or animation frames."""
+
+    def __init__(self, data: bytes, kind: str, name: str, limits: DecodeLimits) -> None:
+        self._data, self._kind, self._name, self._limits = data, kind, name, limits
+        with guard(name), self._opened() as image:
+            limits.check_pixels(name, *image.size)
+            count = int(getattr(image, "n_frames", 1))
+            limits.check_frames(name, count)
+            self._pages = [page for page in range(count) if not self._is_preview(image, page, count)]
+            self._deep = image.mode in _DEEP
+            self._dtype = np.dtype("f4" if image.mode == "F" else "i4")
+        self.count: int = len(self._pages)
+        self._scale: Scale | None = None
+
+    @property
+    def scale(self) -> Scale | None:
+        """How 16-bit and float pictures become 8-bit; None for ordinary ones."""
+        if self._deep and self._scale is None:
+            self._scale = scale_for(self._dtype, (page for _, page in self._arrays(lambda index: True)))
+        return self._scale
+
+    def read(self, wanted: Wanted) -> Iterator[tuple[int, Pixels]]:
+        scale = self.scale
+        for index, values in self._arrays(wanted):
+            pixels = values if values.dtype == np.uint8 or scale is None else scale(values)
+            yield index, collapsed(pixels) if pixels.ndim == 3 else np.ascontiguousarray(pixels)
+
+    def _opened(self) -> Image.Image:
+        return Image.open(io.BytesIO(self._data), formats=[PILLOW[self._kind]])
+
+    def _is_preview(self, image: Image.Image, page: int, count: int) -> bool:
+        if self._kind != "tiff" or count == 1:
+            return False
+        image.seek(page)
+        return bool(image.tag_v2.get(_SUBFILE, 0) & _REDUCED)  # type: ignore[attr-defined]
+
+    def _arrays(self, wanted: Wanted) -> Iterator[tuple[int, NDArray[Any]]]:
+        return guarded(self._name, self._pages_of(wanted))
+
+    def _pages_of(self, wanted: Wanted) -> Iterator[tuple[int, NDArray[Any]]]:
+        with self._opened() as image:
+            for index, page in enumerate(self._pages):
+                if not wanted(index):
+                    continue
+                if page:
+                    image.seek(page)
+                self._limits.check_pixels(self._name, *image.size)
+                yield index, _as_array(image)
+
+
+def _as_array(image: Image.Image) -> NDArray[Any]:
+    """The current page as uint8 [H, W] or [H, W, 3], or as it is if its values are deeper than 8 bits."""
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode in _DEEP:
+        return np.asarray(image)
+    if image.mode == "1":
+        image = image.convert("L")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        black = Image.new("RGB", image.size)
+        black.paste(image, mask=image.getchannel("A"))
+        image = black
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    return np.asarray(image)
