@@ -306,16 +306,3 @@ def upbd(mini: Mini) -> Expectation:
         mini.text(path)
         mini.bytes(path, text.encode("gbk" if number == 0 else "utf-8"))
     return Expectation(samples, archives=(Archive("UBPD.zip"),))
-
-
-@miniature("stu-hospital")
-def stu_hospital(mini: Mini) -> Expectation:
-    top = "STU-Hospital-ba4a898d6c42fdfb5aa2b122742fd4cf6195349b"
-    samples, never = {}, []
-    for n in (1, 2, 42):
-        member = f"Hospital/Test_Image_{n}.png"
-        mask = mini.mask(f"{top}/Hospital/mask_{n}.png")
-        never.append(mask)
-        samples[member] = Sample(one(mini.image(f"{top}/{member}")), mask=mask)
-    mini.text(f"{top}/README.md")
-    return Expectation(samples, tuple(never), archives=(Archive(f"{top}.zip", top, top),))
