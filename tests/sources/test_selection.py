@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import shutil
 from dataclasses import replace
@@ -13,6 +15,7 @@ import pytest
 from openus.archives import Tree
 from openus.catalogue import Catalogue
 from openus.errors import SourceError
+from openus.glob import Glob
 from openus.select import Selection, select
 from tests.sources.checks import check
 from tests.sources.conftest import Make
@@ -124,6 +127,46 @@ def test_another_dataset_is_refused(slug: str, tmp_path: Path) -> None:
     Mini(tmp_path, "foreign").image("holiday/photo.jpg")
     with pytest.raises(SourceError, match=rf"{slug}: none of 1 files matches .*holiday/photo\.jpg"):
         selection_of(slug, tmp_path)
+
+
+CLASSED = [
+    pytest.param(slug, name, id=f"{slug}-{name}")
+    for slug in MINIATURES
+    for name, rule in [*CATALOGUE.source(slug).labels.items(), ("split", CATALOGUE.source(slug).split)]
+    if rule is not None and rule.table is not None and rule.classes is not None and not rule.open_classes
+]
+
+
+@pytest.mark.parametrize(("slug", "name"), CLASSED)
+def test_an_unknown_class_is_named(slug: str, name: str, made: Make, tmp_path: Path) -> None:
+    source = CATALOGUE.source(slug)
+    rule = source.split if name == "split" else source.labels[name]
+    assert rule is not None and rule.table is not None and rule.classes is not None
+    shutil.copytree(made(slug)[0], tmp_path / "tree", copy_function=link)
+    paths = [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*")) if p.is_file()]
+    table = tmp_path / next(path for path in paths if Glob(rule.table).matches(path))
+    replace_values(table, set(rule.classes), "never heard of", rule.sep or ",")
+    with pytest.raises(SourceError, match=rf"{slug}: .*'never heard of', not one of "):
+        selection_of(slug, tmp_path)
+
+
+def replace_values(path: Path, values: set[str], new: str, sep: str) -> None:
+    """Write the table anew with `new` in every cell that holds one of `values` (its header row is kept)."""
+    if path.suffix == ".xlsx":
+        book = openpyxl.load_workbook(path)
+        for row in book.worksheets[0].iter_rows(min_row=2):
+            for cell in row:
+                if str(cell.value) in values:
+                    cell.value = new
+        path.unlink()
+        book.save(path)
+        return
+    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")), delimiter=sep))
+    rows[1:] = [[new if cell.strip() in values else cell for cell in row] for row in rows[1:]]
+    out = io.StringIO()
+    csv.writer(out, delimiter=sep).writerows(rows)
+    path.unlink()
+    path.write_text(out.getvalue(), encoding="utf-8")
 
 
 def link(source: str, target: str) -> None:

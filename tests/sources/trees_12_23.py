@@ -1,8 +1,9 @@
-"""Miniatures of the sources 12 to 23, and of 5."""
+"""Miniatures of the sources 12 to 23, and of 5 and 42."""
 
 from __future__ import annotations
 
-import pickle
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -137,6 +138,7 @@ def camus_public(mini: Mini) -> Expectation:
         ("testing", "patient0500"),
     ):
         mini.text(f"database_split/subgroup_{name}.txt", f"{patient}\n")
+        tables[f"database_split/subgroup_{name}.txt"] = ""
     mini.text("database_split/information.txt")
     archives = tuple(Archive(f"{name}.zip", name, name) for name in ("database_nifti", "database_split"))
     return Expectation(samples, tuple(never), tables, archives)
@@ -312,6 +314,19 @@ def fallmud(mini: Mini) -> Expectation:
     return Expectation(samples, tuple(never), archives=(Archive("FALLMUD.zip"),))
 
 
+UNPICKLED = "somebody-loaded-a-pickle"
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled, as hostile code would."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
 @miniature("fass")
 def fass(mini: Mini) -> Expectation:
     name = "Fetal Abdominal Structures Segmentation Dataset Using Ultrasonic Images"
@@ -320,8 +335,8 @@ def fass(mini: Mini) -> Expectation:
         grey = mini.image(f"IMAGES/{stem}.png", mode)
         samples[f"IMAGES/{stem}.png"] = Sample(one(grey), patient=stem.split("_")[0])
         never.append(f"ARRAY_FORMAT/{stem}.npy")
-        array = np.array({"image": grey, "structures": {"liver": blob(stem, 1)}}, dtype=object)
-        mini.bytes(never[-1], b"\x93NUMPY\x01\x00" + pickle.dumps(array))
+        array = np.array({"image": grey, "trap": Trap(mini.root / UNPICKLED)}, dtype=object)
+        np.save(mini.place(never[-1]), array, allow_pickle=True)
     return Expectation(samples, tuple(never), archives=(Archive(f"{name}.zip"),))
 
 
@@ -364,3 +379,16 @@ def fast_u_net(mini: Mini) -> Expectation:
         )
     )
     return Expectation(samples, tuple(never), dict.fromkeys(lists, ""), archives)
+
+
+@miniature("stu-hospital")
+def stu_hospital(mini: Mini) -> Expectation:
+    samples, never = {}, []
+    for number in (1, 2, 42):
+        member = f"Hospital/Test_Image_{number}.png"
+        mask = mini.mask(f"Hospital/mask_{number}.png")
+        samples[member] = Sample(one(mini.image(member, "RGB")), mask=mask)
+        never.append(mask)
+    mini.text("README.md")
+    top = "STU-Hospital-ba4a898d6c42fdfb5aa2b122742fd4cf6195349b"
+    return Expectation(samples, tuple(never), archives=(Archive(f"{top}.zip", prefix=top),))
