@@ -209,7 +209,7 @@ def _by_route(source: Source, route: Route, transfer: Transfer) -> Obtained:
 
 def _gather(source: Source, route: Route, transfer: Transfer, files: Sequence[RemoteFile]) -> Obtained:
     folder = _folder(source, route, files)
-    paths = [transfer.fetch(file, folder) for file in files]
+    paths = transfer.fetch_all(files, folder)
     roots = tuple(paths)
     if folder.count("/") > 1:
         roots = (transfer.cache / folder,)

@@ -8,6 +8,7 @@
   size and time stay the same it is not read again.
 
 Lines are only appended (under an inter-process lock), so that ten thousand files cost ten thousand lines.
+They are not forced to the disk: a line lost in a crash costs no more than reading a file again.
 Deleting lines is safe: what they said is then found out anew.
 """
 
@@ -18,6 +19,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +48,8 @@ def exclusive(cache: Path, name: str) -> Iterator[None]:
     """Hold the inter-process lock called `name`; it is freed when the process ends, however it ends."""
     folder = cache / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / (hashlib.sha256(name.encode()).hexdigest()[:32] + ".lock"))
+    # A few thousand lock files serve any number of names; two names that share one only wait for each other.
+    lock = filelock.FileLock(folder / (hashlib.sha256(name.encode()).hexdigest()[:3] + ".lock"))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -59,7 +62,7 @@ def exclusive(cache: Path, name: str) -> Iterator[None]:
 
 
 class LockFile:
-    """The lock file of one cache folder, shared by all processes that use it."""
+    """The lock file of one cache folder, shared by all processes and threads that use it."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
@@ -67,6 +70,7 @@ class LockFile:
         self._seen: dict[str, Seen] = {}
         self._local: dict[str, tuple[int, int, dict[str, str]]] = {}
         self._read_to = 0
+        self._turn = threading.RLock()
 
     def seen(self, url: str) -> Seen | None:
         """What `url` (without secrets, see `openus.net.redact`) gave when it was first fetched."""
@@ -134,19 +138,21 @@ class LockFile:
     def _append(self, line: dict[str, Any]) -> None:
         self.cache.mkdir(parents=True, exist_ok=True)
         data = json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-        with exclusive(self.cache, "lock.jsonl"), self.path.open("ab+") as stream:
+        with self._turn, exclusive(self.cache, "lock.jsonl"), self.path.open("ab+") as stream:
             end = stream.seek(0, os.SEEK_END)
             if end:
                 stream.seek(end - 1)
                 if stream.read(1) != b"\n":  # a line cut off by a crash; close it, it is skipped when read
                     data = b"\n" + data
             stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
         self._reload()
 
     def _reload(self) -> None:
         """Read the lines that were added since the last call, by this process or another."""
+        with self._turn:
+            self._read_tail()
+
+    def _read_tail(self) -> None:
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:

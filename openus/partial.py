@@ -38,6 +38,7 @@ class Part:
 
     digests:  checksums of the bytes that are in the part.
     furthest: the most bytes it ever held in this process; more than that is progress.
+    told:     MD5 of the whole file, where the host sends it with the bytes.
     """
 
     def __init__(self, base: Path) -> None:
@@ -45,6 +46,7 @@ class Part:
         self.note = base.with_name(base.name + ".part.json")
         self.digests = Digests(())
         self.furthest = 0
+        self.told: str | None = None
 
     def ask(
         self,

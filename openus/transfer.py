@@ -8,11 +8,15 @@ its size and checksum are right it is renamed to ``CACHE/FOLDER/NAME``.
 
 from __future__ import annotations
 
+import base64
 import errno
 import logging
 import os
+import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -35,6 +39,7 @@ REPLACED = (
     "it was replaced at the host, damaged on the way, or the manifest is out of date: run it again, and compare "
     "with the dataset's page if it stays so"
 )
+DAMAGED = "the file was damaged on the way: run it again"
 OnBytes = Callable[[RemoteFile, int, int | None], None]
 
 
@@ -44,7 +49,8 @@ class Transfer:
     mirrors:  folders or http(s) addresses under which HOST/PATH of a file is looked for. Files in a folder
               are used in place.
     offline:  no network at all; what is neither in the cache nor in a mirror folder raises `OfflineError`.
-    on_bytes: called with (file, bytes so far, total or None) while bytes arrive or are checked.
+    on_bytes: called with (file, bytes so far, total or None) while bytes arrive or are checked; by several
+              threads, one at a time for each file.
     timeout:  seconds to connect, and between two pieces of an answer.
     """
 
@@ -63,10 +69,39 @@ class Transfer:
         self.mirrors = Mirrors(mirrors)
         self.offline = offline
         self.on_bytes = on_bytes or (lambda file, have, total: None)
-        self.session = session or new_session()
+        self._session, self._sessions = session, threading.local()
+        self._stop = threading.Event()
         self.retry = retry or RetryPolicy()
         self.timeout = timeout
         self.lock = LockFile(self.cache)
+
+    @property
+    def session(self) -> requests.Session:
+        """The session that was given, or one of the calling thread's own."""
+        if self._session is not None:
+            return self._session
+        if not hasattr(self._sessions, "own"):
+            self._sessions.own = new_session()
+        own: requests.Session = self._sessions.own
+        return own
+
+    def fetch_all(self, files: Sequence[RemoteFile], folder: str, connections: int = 4) -> list[Path]:
+        """`fetch` for several files, a few at a time; paths in the order of `files`.
+
+        The first failure stops the others; what arrived is kept, so that the next call goes on from there.
+        """
+        if len(files) < 2:
+            return [self.fetch(file, folder) for file in files]
+        pool = ThreadPoolExecutor(connections, thread_name_prefix="fetch")
+        try:
+            running = [pool.submit(self.fetch, file, folder) for file in files]
+            for ended in as_completed(running):
+                ended.result()
+            return [one.result() for one in running]
+        finally:  # also on Ctrl-C
+            self._stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            self._stop.clear()
 
     def fetch(self, file: RemoteFile, folder: str) -> Path:
         """The verified local file: ``cache/folder/name``, or the file inside a mirror folder in place.
@@ -170,7 +205,7 @@ class Transfer:
 
     def _receive(self, file: RemoteFile, url: str, part: Part, retrier: Retrier) -> bool:
         """One attempt at the rest of a file; return whether it was put together from pieces."""
-        algorithms = sorted({"sha256"} | ({split_hash(file.hash)[0]} if file.hash else set()))
+        algorithms = sorted({"md5", "sha256"} | ({split_hash(file.hash)[0]} if file.hash else set()))
         shown = redact(url)
         ranges = part.ask(
             shown,
@@ -188,6 +223,7 @@ class Transfer:
         )
         with response:
             resumed, total = part.begin(response, shown)
+            part.told = _published(response.headers)
             if not resumed:
                 part.truncate(algorithms, total if total is not None else file.size)
             if response.status_code == 416:  # the part holds everything already
@@ -217,6 +253,10 @@ class Transfer:
                     part.furthest = digests.length
                     retrier.progressed()
                 self.on_bytes(file, digests.length, total if total is not None else file.size)
+                if self._stop.is_set() and digests.length != total:
+                    raise TransferError(
+                        f"{file.name}: stopped, because another file failed; run it again to go on"
+                    )
                 if file.stable and file.size is not None and digests.length > file.size:
                     break  # longer than it may be; the size check says so
             stream.flush()
@@ -232,6 +272,10 @@ class Transfer:
         if size == 0 and file.size != 0:
             raise TransferError(f"{shown}: the host sent an empty file; try again later, or fetch it by hand")
         _check_size(file, shown, size, REPLACED)
+        if part.told not in (None, found["md5"]):
+            raise ChecksumError(
+                f"{shown}: the host says md5:{part.told}, found md5:{found['md5']}; {DAMAGED}"
+            )
         algorithm = split_hash(file.hash)[0] if file.hash else "sha256"
         if algorithm not in found:  # a git blob whose length was not known beforehand
             found |= file_digests(part.path, [algorithm])
@@ -264,6 +308,18 @@ def _check_hash(file: RemoteFile, where: str, found: Mapping[str, str], hint: st
     if file.stable:
         raise ChecksumError(f"{message}; {hint}")
     log.warning("%s; the host makes this file on request, so other bytes are taken", message)
+
+
+def _published(headers: Mapping[str, str]) -> str | None:
+    """The MD5 of the whole file that Google (also for Kaggle) and Azure storage send along."""
+    google = re.search(r"(?:^|[ ,])md5=([A-Za-z0-9+/=]+)", headers.get("x-goog-hash", ""))
+    encoded = google[1] if google else headers.get("x-ms-blob-content-md5", "")
+    try:
+        digest = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        return None
+    stored = headers.get("Content-Encoding", "identity") == "identity"
+    return digest.hex() if len(digest) == 16 and stored else None
 
 
 def _place(found: Path, target: Path) -> Path:

@@ -6,8 +6,6 @@ import hashlib
 import logging
 import random
 import shutil
-import ssl
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from openus.errors import SourceError, TransferError
 from openus.hosts.base import RemoteFile
 from openus.net import RetryPolicy, redact
 from openus.transfer import Transfer
+from tests.helpers.proxy import certificate
 from tests.helpers.web import Fault, Site, serving
 
 FAST = RetryPolicy(attempts=4, connect_attempts=2, base=0.01, cap=0.05, patience=5.0)
@@ -121,18 +120,12 @@ def test_waits_are_the_same_each_time_and_bounded(key: str, attempt: int) -> Non
 def test_an_encrypted_address_never_becomes_a_plain_one(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "1",
-         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    certified, context = certificate(tmp_path, ["127.0.0.1"])
     site.put("/plain.zip", DATA)
     with serving(context) as secure:
         secure.put("/a.zip", b"", always=Fault(status=302, headers={"Location": f"{site.url}/plain.zip"}))
         secure.put("/b.zip", DATA)
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certified))
         transfer = Transfer(tmp_path / "cache", retry=FAST)
         with pytest.raises(TransferError, match="redirects from https to plain http"):
             transfer.fetch(remote(secure), "set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -77,6 +78,19 @@ def test_each_checksum_is_judged(site: Site, transfer: Transfer, algorithm: str)
     with pytest.raises(ChecksumError, match=rf"expected {algorithm}:{digest}, found {algorithm}:"):
         transfer.fetch(remote(site, "c.csv", hash=good), "set")
     assert not (transfer.cache / "set" / "c.csv").exists()
+
+
+@pytest.mark.parametrize("header", ["x-goog-hash", "x-ms-blob-content-md5"])
+def test_a_checksum_the_storage_sends_along_is_judged(site: Site, transfer: Transfer, header: str) -> None:
+    def told(content: bytes) -> dict[str, str]:
+        md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
+        return {header: f"crc32c=AAAAAA==,md5={md5}" if "goog" in header else md5}
+
+    site.put("/a.zip", DATA, headers=told(DATA), faults=[Fault(drop=200_000)])
+    assert transfer.fetch(remote(site), "set").read_bytes() == DATA
+    site.put("/b.zip", DATA, headers=told(b"other"))
+    with pytest.raises(ChecksumError, match=r"the host says md5:.*damaged on the way"):
+        transfer.fetch(remote(site, "b.zip"), "set")
 
 
 def test_a_dropped_connection_goes_on_where_it_stopped(site: Site, transfer: Transfer) -> None:

@@ -143,7 +143,9 @@ def _page_folder(source: Source, route: Route, identity: str) -> list[tuple[str,
         raise TransferError(
             f"{where}: the folder's page cannot be reached ({type(error).__name__})"
         ) from error
-    paths = [(PurePosixPath(entry.path).as_posix(), entry.id) for entry in found]
+    paths = [
+        (PurePosixPath(entry.path).as_posix(), entry.id) for entry in found if not isinstance(entry, str)
+    ]
     if not paths:
         raise SourceError(f"{where}: the folder's page shows no files; {_by_hand()}")
     for folder, count in Counter(str(PurePosixPath(path).parent) for path, _ in paths).items():

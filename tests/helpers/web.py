@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
 import threading
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Served:
     content: bytes
     etag: str | None = '"one"'
     modified: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     always: Fault = field(default_factory=Fault)
 
@@ -47,9 +49,11 @@ class Served:
 @dataclass
 class Request:
     path: str
-    query: str
+    query: dict[str, str]
     headers: dict[str, str]
     status: int = 0
+    method: str = "GET"
+    form: dict[str, str] = field(default_factory=dict)
 
 
 class Site:
@@ -65,6 +69,17 @@ class Site:
         self.files[path] = Served(content, **options)
         return self.files[path]
 
+    def api(self, path: str, answer: Any) -> None:
+        """Answer with JSON: `answer`, or what it returns for the request; an int is an error status."""
+
+        def respond(request: Request) -> tuple[int, dict[str, str], bytes]:
+            value = answer(request) if callable(answer) else answer
+            if isinstance(value, int):
+                return value, {}, b"{}"
+            return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+        self.answers[path] = respond
+
     def asked(self, path: str) -> list[Request]:
         return [request for request in self.requests if request.path == path]
 
@@ -77,8 +92,16 @@ class _Handler(BaseHTTPRequestHandler):
         """The test runner's output stays clean."""
 
     def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
         parts = urlsplit(self.path)
-        request = Request(unquote(parts.path), parts.query, dict(self.headers.items()))
+        request = Request(unquote(parts.path), dict(parse_qsl(parts.query)), dict(self.headers.items()))
+        request.method = self.command
+        request.form = dict(parse_qsl(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()))
         self.site.requests.append(request)
         if request.path in self.site.answers:
             self._plain(request, *self.site.answers[request.path](request))
@@ -117,7 +140,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(request.status)
         self.send_header("Content-Type", fault.headers.get("Content-Type", "application/octet-stream"))
-        for name, value in (("ETag", served.etag), ("Last-Modified", served.modified)):
+        for name, value in (
+            ("ETag", served.etag),
+            ("Last-Modified", served.modified),
+            *served.headers.items(),
+        ):
             if value is not None:
                 self.send_header(name, value)
         if ranged:
