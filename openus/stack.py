@@ -6,35 +6,39 @@ of them as a stream, without ever holding more than a frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
-from openus.decode.frame import Frame, Media
+from openus.decode.frame import Media, Pixels
+from openus.decode.limits import DecodeLimits, guard
+from openus.decode.policy import Clip, Wanted, selected
 from openus.errors import DecodeError
 from openus.manifest import FramePolicy, Stack
 
+LIMITS = DecodeLimits()
 _MAX_TEXT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class StackedClip:
     """A clip of a stack: `rows` are the places of its frames in the array, in the order of time."""
 
     name: str
     rows: tuple[int, ...]
 
 
-def clips(file: BinaryIO, name: str, stack: Stack) -> list[Clip]:
+def clips(file: BinaryIO, name: str, stack: Stack) -> list[StackedClip]:
     """The clips of an opened HDF5 file called `name`, sorted by their names.
 
     Raises:
         DecodeError: not HDF5, an array is missing, or the arrays do not belong together.
     """
-    with _opened(file, name) as archive:
+    with guard(name), h5py.File(file, "r") as archive:
         pixels = _array(archive, name, stack.pixels)
         if (
             pixels.ndim not in (3, 4)
@@ -56,50 +60,52 @@ def clips(file: BinaryIO, name: str, stack: Stack) -> list[Clip]:
                 f"{name}: frame {row} has clip '{owner}' and number '{number}'", reason="corrupt"
             )
         rows.setdefault(owner, []).append((int(number), row))
-    return [Clip(owner, tuple(row for _, row in sorted(found))) for owner, found in sorted(rows.items())]
+    return [
+        StackedClip(owner, tuple(row for _, row in sorted(found))) for owner, found in sorted(rows.items())
+    ]
 
 
-def open_clip(file: BinaryIO, name: str, stack: Stack, clip: Clip, policy: FramePolicy) -> Media:
-    """One clip as media: frames uint8 [H, W] or [H, W, 3] after the stride and cap of `policy`.
-
-    `Frame.index` counts within the clip, before the policy. Rotation and mirroring do not apply to clips.
+def open_clip(
+    file: BinaryIO,
+    name: str,
+    stack: Stack,
+    clip: StackedClip,
+    policy: FramePolicy,
+    limits: DecodeLimits = LIMITS,
+) -> Media:
+    """One clip as media: frames uint8 [H, W] or [H, W, 3] under `policy`, indexed within the clip.
 
     Raises:
-        DecodeError: while opening or streaming, if the file is not as `clips` found it.
+        DecodeError: while streaming, if the file is not as `clips` found it.
     """
-
-    def frames() -> Iterator[Frame]:
-        with _opened(file, name) as archive:
-            pixels = _array(archive, name, stack.pixels)
-            for index in chosen(len(clip.rows), policy):
-                try:
-                    picture = pixels[clip.rows[index]]
-                except (OSError, ValueError, IndexError) as error:
-                    raise DecodeError(
-                        f"{name}: frame {index} of {clip.name} cannot be read: {error}"
-                    ) from error
-                yield Frame(np.ascontiguousarray(picture, dtype=np.uint8), index)
-
-    return Media("hdf5", "frame", len(clip.rows), frames)
+    rows = _Rows(file, name, stack.pixels, clip.rows, limits)
+    return Media("hdf5", "frame", rows.count, partial(selected, rows, policy, limits, name))
 
 
-def chosen(count: int, policy: FramePolicy) -> Sequence[int]:
-    """Which of `count` frames a policy takes: every `stride`-th, of those at most `cap`, evenly spaced."""
-    strided = range(0, count, policy.stride)
-    if policy.cap is None or len(strided) <= policy.cap:
-        return strided
-    return [strided[i * len(strided) // policy.cap] for i in range(policy.cap)]
+class _Rows(Clip):
+    """Some pictures of an array, in the order given."""
 
+    def __init__(
+        self, file: BinaryIO, name: str, key: str, rows: tuple[int, ...], limits: DecodeLimits
+    ) -> None:
+        self._file, self._name, self._key, self._rows, self._limits = file, name, key, rows, limits
+        self.count = len(rows)
 
-def _opened(file: BinaryIO, name: str) -> Any:
-    try:
-        return h5py.File(file, "r")
-    except (OSError, ValueError) as error:
-        raise DecodeError(f"{name}: not a readable HDF5 file: {error}", reason="corrupt") from error
+    def read(self, wanted: Wanted) -> Iterator[tuple[int, Pixels]]:
+        with guard(self._name):
+            archive = h5py.File(self._file, "r")
+        with archive:
+            pixels = _array(archive, self._name, self._key)
+            self._limits.check_pixels(self._name, pixels.shape[2], pixels.shape[1])
+            for index, row in enumerate(self._rows):
+                if wanted(index):
+                    with guard(self._name):
+                        picture = np.ascontiguousarray(pixels[row], dtype=np.uint8)
+                    yield index, picture
 
 
 def _array(archive: Any, name: str, key: str) -> Any:
-    # get(…, getlink) would follow nothing: a link out of the file must not be opened.
+    # Asked for as a link, nothing is followed: one that leads out of the file must not be opened.
     if not isinstance(archive.get(key, getlink=True), h5py.HardLink):
         held = ", ".join(sorted(archive)[:12]) or "nothing"
         raise DecodeError(f"{name}: no array '{key}' in it (it holds {held})", reason="unsupported")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from openus.decode import DecodeLimits
 from openus.errors import DecodeError
 from openus.manifest import FramePolicy, Stack
-from openus.stack import Clip, chosen, clips, open_clip
+from openus.stack import StackedClip, clips, open_clip
 
 STACK = Stack(pixels="image", clip="annot_id", order="frame_num")
 OWNERS = [b"129_", b"129_", b"129_", b"7_", b"7_"]
@@ -34,7 +32,7 @@ def write(path: Path, **arrays: Any) -> Path:
 def test_clips_are_put_in_order_by_number(tmp_path: Path) -> None:
     with write(tmp_path / "a.h5").open("rb") as file:
         found = clips(file, "a.h5", STACK)
-        assert found == [Clip("129_", (2, 1, 0)), Clip("7_", (3, 4))]
+        assert found == [StackedClip("129_", (2, 1, 0)), StackedClip("7_", (3, 4))]
         media = open_clip(file, "a.h5", STACK, found[0], FramePolicy())
         assert (media.format, media.kind, media.count) == ("hdf5", "frame", 3)
         frames = list(media.frames())
@@ -59,8 +57,8 @@ def test_numbers_and_names_may_be_integers_and_colour_is_kept(tmp_path: Path) ->
     )
     with path.open("rb") as file:
         found = clips(file, "a.h5", STACK)
-        assert found == [Clip("4", (2, 1, 0)), Clip("9", (3, 4))]
-        [frame] = open_clip(file, "a.h5", STACK, found[1], FramePolicy(cap=1)).frames()
+        assert found == [StackedClip("4", (2, 1, 0)), StackedClip("9", (3, 4))]
+        [frame] = open_clip(file, "a.h5", STACK, found[1], FramePolicy(stride=2)).frames()
     np.testing.assert_array_equal(frame.pixels, colour[3])
 
 
@@ -72,15 +70,12 @@ def test_a_policy_counts_within_the_clip(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frames[1].pixels, PICTURES[0])
 
 
-@given(st.integers(0, 300), st.integers(1, 20), st.one_of(st.none(), st.integers(1, 40)))
-def test_chosen_frames(count: int, stride: int, cap: int | None) -> None:
-    found = list(chosen(count, FramePolicy(stride=stride, cap=cap)))
-    strided = list(range(0, count, stride))
-    assert len(found) == (len(strided) if cap is None else min(cap, len(strided)))
-    assert found == sorted(set(found)) and set(found) <= set(strided)
-    assert found[:1] == strided[:1]
-    gaps = {b - a for a, b in itertools.pairwise(found)}
-    assert not gaps or max(gaps) - min(gaps) <= stride
+def test_pictures_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+    with write(tmp_path / "a.h5").open("rb") as file:
+        clip = clips(file, "a.h5", STACK)[0]
+        media = open_clip(file, "a.h5", STACK, clip, FramePolicy(), DecodeLimits(pixels=95))
+        with pytest.raises(DecodeError, match="12 x 8 pixels, more than the limit of 95"):
+            list(media.frames())
 
 
 @pytest.mark.parametrize(
@@ -104,7 +99,7 @@ def test_a_file_that_is_not_hdf5_or_is_cut_short(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5")
     for data in (b"", b"not an array file", path.read_bytes()[:200]):
         path.write_bytes(data)
-        with path.open("rb") as file, pytest.raises(DecodeError, match=r"a\.h5: not a readable HDF5 file"):
+        with path.open("rb") as file, pytest.raises(DecodeError, match=r"a\.h5: (corrupt|truncated): "):
             clips(file, "a.h5", STACK)
 
 
