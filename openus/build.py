@@ -16,7 +16,7 @@ from openus.catalogue import Catalogue
 from openus.chunks import ChunkSpec, Tally, read_rejected, run_chunk, without_culprit
 from openus.dedup.exact import Decisions, exact_duplicates
 from openus.engine.local import run_tasks
-from openus.errors import OpenUSError, UsageError
+from openus.errors import CorpusError, OpenUSError, UsageError
 from openus.fetch import obtain
 from openus.ledger import fingerprint, one_builder
 from openus.manifest import Corpus, Source
@@ -63,6 +63,20 @@ class BuildOptions:
     retry_failed: bool = False
 
 
+class EmptyBuildError(CorpusError):
+    """Not one picture was kept. `results` say what became of each source."""
+
+    def __init__(self, results: Sequence[SourceResult]) -> None:
+        missing = [result.source.slug for result in results if result.problem is not None]
+        why = (
+            f"{len(missing)} of {len(results)} sources could not be had"
+            if missing
+            else "every file was rejected"
+        )
+        super().__init__(f"no picture was kept, so there is nothing to pack: {why}")
+        self.results = results
+
+
 @dataclass
 class BuildResult:
     out: Path
@@ -99,7 +113,7 @@ def build(
         results = [_prepare(source, corpus, options, work, report) for source in sources]
         ready = [result for result in results if result.problem is None]
         _decode(ready, options, report)
-        kept, decisions = _deduplicate(ready, corpus, report)
+        kept, decisions = _deduplicate(ready, corpus, results, report)
         tasks = _plan(out, kept, corpus)
         (out / "corpus.json").unlink(missing_ok=True)
         shards = _pack(tasks, options, report)
@@ -244,7 +258,7 @@ def _deduplicate(ready: Sequence[SourceResult], corpus: Corpus, report: Report) 
                 table.append_column("bin", pa.array([str(spec.bytes_path)] * len(table), pa.string()))
             )
     if not any(len(table) for table in tables):
-        raise UsageError("no picture was kept, so there is nothing to pack; the table above says why")
+        raise EmptyBuildError(results)
     rows = pa.concat_tables(tables).replace_schema_metadata(None)
     report("dedup", 0, len(rows))
     columns = ["key", "set", "source", "member", "index", "pixel_sha256"]

@@ -59,7 +59,7 @@ def build_corpus(
     as_json: bool,
 ) -> None:
     """Build a corpus and print its closing table; raises when nothing, or under --strict not all, could be had."""
-    from openus.build import BuildOptions, build
+    from openus.build import BuildOptions, EmptyBuildError, build
     from openus.fetch import default_cache
 
     started = time.monotonic()
@@ -79,8 +79,12 @@ def build_corpus(
         workers=workers,
         retry_failed=retry_failed,
     )
-    with reporter(quiet or as_json) as report:
-        result = build(out, plan, catalogue, options, slugs, report)
+    try:
+        with reporter(quiet or as_json) as report:
+            result = build(out, plan, catalogue, options, slugs, report)
+    except EmptyBuildError as empty:
+        views.troubles(empty.results)
+        raise
     if as_json:
         console.print_json(result.summary | {"out": str(out)})
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -242,19 +242,27 @@ def build_table(result: BuildResult, seconds: float) -> None:
         out.print(f"[bold]{name}[/]: {entry['samples']:,} samples in {len(shards)} shards, {total}")
     if result.missing:
         out.print(f"\n[bold]{len(result.missing)} sources are missing.[/] What to do for each:")
-        for item in result.missing:
-            slug = item.source.slug
-            out.print(
-                f"[yellow]{slug}[/]: {escape(str(item.problem).removeprefix(slug + ': '))}", soft_wrap=True
-            )
-            if isinstance(item.problem, NeedsPersonError):
-                for position, step in enumerate(item.problem.steps, 1):
-                    out.print(f"  {position}. {step}", markup=False, soft_wrap=True)
+        troubles(result.missing)
     out.print(
         f"\n{result.out}: done in {seconds:.1f} s. Check it with: openus verify {result.out}",
         markup=False,
         soft_wrap=True,
     )
+
+
+def troubles(results: Sequence[SourceResult]) -> None:
+    """Why sources are missing, and what a person can do about each; what was rejected of the others."""
+    for item in results:
+        slug = item.source.slug
+        if item.problem is not None:
+            out.print(
+                f"[yellow]{slug}[/]: {escape(str(item.problem).removeprefix(slug + ': '))}", soft_wrap=True
+            )
+            for position, step in enumerate(getattr(item.problem, "steps", ()), 1):
+                out.print(f"  {position}. {step}", markup=False, soft_wrap=True)
+        for row in item.rejected[:_SHOWN_PROBLEMS]:
+            text = f"{slug}: {row['member']}: {row['stage']}: {row['reason']}: {row['detail']}"
+            out.print(text, markup=False, soft_wrap=True)
 
 
 def _build_row(table: Table, item: SourceResult, entry: Mapping[str, Any]) -> None:
