@@ -113,7 +113,9 @@ def build(
         results = [_prepare(source, corpus, options, work, report) for source in sources]
         ready = [result for result in results if result.problem is None]
         _decode(ready, options, report)
-        kept, decisions = _deduplicate(ready, corpus, results, report)
+        if not any(result.tally.kept for result in ready):
+            raise EmptyBuildError(results)
+        kept, decisions = _deduplicate(ready, corpus, report)
         tasks = _plan(out, kept, corpus)
         (out / "corpus.json").unlink(missing_ok=True)
         shards = _pack(tasks, options, report)
@@ -257,8 +259,6 @@ def _deduplicate(ready: Sequence[SourceResult], corpus: Corpus, report: Report) 
             tables.append(
                 table.append_column("bin", pa.array([str(spec.bytes_path)] * len(table), pa.string()))
             )
-    if not any(len(table) for table in tables):
-        raise EmptyBuildError(results)
     rows = pa.concat_tables(tables).replace_schema_metadata(None)
     report("dedup", 0, len(rows))
     columns = ["key", "set", "source", "member", "index", "pixel_sha256"]
