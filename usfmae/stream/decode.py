@@ -15,6 +15,7 @@ The reduction depends on the picture alone, not on the box, so a cache of decode
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,6 +28,11 @@ from usfmae.stream.plan import Ints, Words, mix
 Grey = NDArray[np.uint8]
 INTERPOLATIONS = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 _ATTEMPTS = 10
+
+
+def decode_side_of(size: int) -> int:
+    """The short side that large pictures keep when views of `size` pixels are cut from them: 8/7 of it."""
+    return -(-size * 8 // 7)
 
 
 def reductions(width: NDArray[np.integer], height: NDArray[np.integer], side: int) -> Ints:
@@ -53,22 +59,25 @@ def decode_grey(data: bytes, width: int, height: int, reduction: int = 1) -> Gre
             found = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
             _same_size(found, (height, width))
             small = {} if reduction == 1 else {"min_height": shape[0], "min_width": shape[1]}
-            grey: Grey = simplejpeg.decode_jpeg(data, "GRAY", **small)[:, :, 0]
+            grey: Grey = np.asarray(simplejpeg.decode_jpeg(data, "GRAY", **small)[:, :, 0], np.uint8)
         else:
             _same_size(_header_size(data), (height, width))
-            decoded = cv2.imdecode(
-                np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-            )
-            if decoded is None:
-                raise DecodeError("the picture is damaged or cut short", reason="truncated")
-            _same_size(decoded.shape, (height, width))
-            grey = (
-                decoded if reduction == 1 else cv2.resize(decoded, shape[::-1], interpolation=cv2.INTER_AREA)
-            )
+            grey = _decode_other(data)
+            _same_size(grey.shape, (height, width))
+            if reduction > 1:
+                grey = np.asarray(cv2.resize(grey, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
     except (ValueError, cv2.error) as error:
         raise DecodeError(f"the picture is damaged or cut short ({error})", reason="corrupt") from error
     _same_size(grey.shape, shape)
     return grey
+
+
+def _decode_other(data: bytes) -> Grey:
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+    decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if decoded is None:
+        raise DecodeError("the picture is damaged or cut short", reason="truncated")
+    return np.asarray(decoded, np.uint8)
 
 
 def _same_size(found: tuple[int, ...], expected: tuple[int, int]) -> None:

@@ -22,9 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openus.errors import CorpusError, UsageError
-from usfmae.stream.decode import crop_boxes, reductions
+from usfmae.stream.ahead import ShardsAhead
+from usfmae.stream.decode import crop_boxes, decode_side_of, reductions
 from usfmae.stream.index import Index
-from usfmae.stream.plan import Cells, Cursor, Ints, Plan, Share, Words
+from usfmae.stream.mixture import make_plan
+from usfmae.stream.places import Place
+from usfmae.stream.plan import Cursor, Ints, Plan, Share, Words
 from usfmae.stream.pool import Pool, SharedBatches
 from usfmae.stream.views import RECORD, Bad, Views
 
@@ -102,8 +105,8 @@ class Loader:
         strict: a sample that cannot be decoded ends the run.
         prefetch: batches decoded ahead.
         pin: hand over pinned memory, for copies to a GPU that do not wait.
-        shard_cache: where remote shards are kept; needed for remote sets.
-        pixels: decoded pictures, kept from the first epoch on.
+        shard_cache: where remote shards are kept; None: 32 GiB in `$OPENUS_CACHE/shards` (~/.cache/openus).
+        pixels: decoded pictures (`usfmae.stream.pixels.open_pixels`), kept from the first epoch on.
 
     A sample that cannot be decoded is logged with its key and shard, kept in `bad`, and replaced by the next
     position of the epoch that can (with that position's own view), whatever batch or rank that one belongs to.
@@ -137,10 +140,14 @@ class Loader:
         self.index, self.batch_size, self.size, self.workers = index, batch_size, size, workers
         self.epochs, self.crop, self.interpolation = epochs, crop, interpolation
         self.strict, self.prefetch, self.pin = strict, max(prefetch, 1), pin
-        self.shard_cache, self.pixels = shard_cache, pixels
-        self.side = -(-size * 8 // 7) if decode_side is None else decode_side
-        self.plan = plan if plan is not None else Plan(Cells.whole(index.count), seed)
+        self.side = decode_side_of(size) if decode_side is None else decode_side
+        self.plan = plan if plan is not None else make_plan(index, seed)
         self.share = Share(self.plan.count, batch_size, world, rank, tail)
+        self.shard_cache, self.pixels = self._cache_for(shard_cache), pixels
+        if pixels is not None and pixels.side != self.side:
+            raise UsageError(
+                f"the pixel cache holds pictures of side {pixels.side}, the loader wants {self.side}"
+            )
         self.cursor = self._checked(cursor or Cursor())
         self.bad: list[BadSample] = []
         self.replaced = 0
@@ -154,6 +161,22 @@ class Loader:
         if not 0 <= cursor.samples < self.plan.count or cursor.epoch < 0:
             raise UsageError(f"the cursor {cursor} lies outside an epoch of {self.plan.count} samples")
         return replace(cursor, plan=self.plan.fingerprint)
+
+    def _cache_for(self, given: ShardCache | None) -> ShardCache | None:
+        """The cache of remote shards; refuses one that cannot hold a shard for each process."""
+        remote = [shard for shard in self.index.shard_info if Place(shard.url).folder is None]
+        if not remote:
+            return None
+        from usfmae.stream.cache import ShardCache, default_folder
+
+        cache = given or ShardCache(default_folder())
+        need = max(shard.bytes for shard in remote) * max(self.workers, 1)
+        if need > cache.limit:
+            raise UsageError(
+                f"the cache of {cache.limit:,} bytes is too small for {max(self.workers, 1)} reading processes: they "
+                f"hold up to {need:,} bytes of shards at once; raise its limit or use fewer workers"
+            )
+        return cache
 
     @property
     def steps_per_epoch(self) -> int:
@@ -203,9 +226,13 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         views = Views(self.index.shard_info, self.size, self.interpolation, self.shard_cache, self.pixels)
+        ahead = ShardsAhead(self.index, self.shard_cache, (job.rows for job in self._jobs()))
         try:
-            yield from self._in_workers(views) if self.workers else self._here(views)
+            for batch in self._in_workers(views) if self.workers else self._here(views):
+                ahead.advance()
+                yield batch
         finally:
+            ahead.close()
             views.close()
 
     def _here(self, views: Views) -> Iterator[Batch]:
@@ -217,7 +244,8 @@ class Loader:
     def _in_workers(self, views: Views) -> Iterator[Batch]:
         # Two slots more than are being filled: the batch in the consumer's hands and the one before it.
         batches = SharedBatches(self.prefetch + 2, self.batch_size, self.size)
-        pool = Pool(self.workers, batches, self._spec())
+        inherit = [] if self.pixels is None else [self.pixels.file]
+        pool = Pool(self.workers, batches, self._spec(), inherit)
         jobs, ahead = self._jobs(), deque[_Job]()
         try:
             while True:

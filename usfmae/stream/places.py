@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from openus.errors import CorpusError, MissingExtraError, UsageError
@@ -46,26 +47,48 @@ class Place:
             return stream.read()
 
 
+class RemoteStream:
+    """Bytes of a remote file; a failing read becomes a CorpusError that names the address."""
+
+    def __init__(self, url: str, stream: Any, failures: tuple[type[BaseException], ...]) -> None:
+        self.url, self._stream, self._failures = url, stream, failures
+
+    def read(self, size: int = -1) -> bytes:
+        """The next `size` bytes, or all that are left."""
+        try:
+            data: bytes = self._stream.read() if size < 0 else self._stream.read(size)
+        except self._failures as error:
+            raise CorpusError(
+                f"{self.url}: the connection failed ({error}); check the network, try again"
+            ) from error
+        return data
+
+
 @contextmanager
-def open_url(url: str, start: int = 0, stop: int | None = None) -> Iterator[IO[bytes]]:
+def open_url(url: str, start: int = 0, stop: int | None = None) -> Iterator[RemoteStream]:
     """A remote file as a byte stream, whole or from `start` to `stop` (exclusive).
 
     Raises CorpusError naming the address: not there, refused, or the network failed. MissingExtraError where
-    the address needs a package that is not installed.
+    the address needs a package that is not installed, UsageError for an address of an unknown kind.
     """
     scheme = url.partition("://")[0].lower()
-    if scheme in ("http", "https"):
-        yield from _open_http(url, start, stop)
-    else:
-        yield from _open_fsspec(url, scheme, start, stop)
+    opened = (
+        _open_http(url, start, stop)
+        if scheme in ("http", "https")
+        else _open_fsspec(url, scheme, start, stop)
+    )
+    with opened as stream:
+        yield stream
 
 
-def _open_http(url: str, start: int, stop: int | None) -> Iterator[IO[bytes]]:
+@contextmanager
+def _open_http(url: str, start: int, stop: int | None) -> Iterator[RemoteStream]:
     import requests
     import urllib3
 
     from openus.net import USER_AGENT
 
+    failures = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
     ranged = start > 0 or stop is not None
     headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
     if ranged:
@@ -77,41 +100,45 @@ def _open_http(url: str, start: int, stop: int | None) -> Iterator[IO[bytes]]:
         for prefix in ("http://", "https://"):
             session.mount(prefix, requests.adapters.HTTPAdapter(max_retries=retry))
         try:
-            with session.get(url, headers=headers, stream=True, timeout=(15, 60)) as answer:
-                if answer.status_code not in (200, 206):
-                    raise CorpusError(
-                        f"{url}: the server answers {answer.status_code}; check the address and access"
-                    )
-                if ranged and answer.status_code != 206:
-                    raise CorpusError(f"{url}: the server ignores byte ranges; use a cache of whole shards")
-                yield _typed(answer.raw)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise CorpusError(f"{url}: cannot be read ({error}); check the network and try again") from error
+            answer = session.get(url, headers=headers, stream=True, timeout=(15, 60))
+        except failures as error:
+            raise CorpusError(
+                f"{url}: cannot be reached ({error}); check the address and the network"
+            ) from error
+        with answer:
+            if answer.status_code not in (200, 206):
+                raise CorpusError(
+                    f"{url}: the server answers {answer.status_code}; check the address and your access"
+                )
+            if ranged and answer.status_code != 206:
+                raise CorpusError(f"{url}: the server ignores byte ranges; give a cache for whole shards")
+            yield RemoteStream(url, answer.raw, failures)
 
 
-def _open_fsspec(url: str, scheme: str, start: int, stop: int | None) -> Iterator[IO[bytes]]:
+@contextmanager
+def _open_fsspec(url: str, scheme: str, start: int, stop: int | None) -> Iterator[RemoteStream]:
     if scheme in _EXTRAS and importlib.util.find_spec(_EXTRAS[scheme][0]) is None:
         package, extra = _EXTRAS[scheme]
         raise MissingExtraError(package, extra, f"reading {url}")
     import fsspec
 
+    # Each file system raises what its own library raises, so any exception here is one of the remote side.
+    failures = (Exception,)
     try:
         system, path = fsspec.core.url_to_fs(url)
-        if start > 0 or stop is not None:
-            import io
-
-            yield io.BytesIO(system.cat_file(path, start=start, end=stop))
-            return
-        with system.open(path, "rb") as stream:
-            yield _typed(stream)
-    except (ValueError, ImportError) as error:  # an address no file system of fsspec is registered for
+    except (ValueError, ImportError) as error:
         raise UsageError(f"{url}: addresses of this kind are not known here ({error})") from error
-    except OSError as error:
+    try:
+        opened = (
+            system.open(path, "rb")
+            if stop is None
+            else io.BytesIO(system.cat_file(path, start=start, end=stop))
+        )
+        if start and stop is None:
+            opened.seek(start)
+    except failures as error:
         raise CorpusError(
-            f"{url}: cannot be read ({error}); check the address, access and network"
+            f"{url}: cannot be read ({error}); check the address, your access and the network"
         ) from error
-
-
-def _typed(stream: Any) -> IO[bytes]:
-    result: IO[bytes] = stream
-    return result
+    with opened:
+        yield RemoteStream(url, opened, failures)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,13 @@ class Pool:
         workers: how many, at least 1.
         batches: the memory.
         spec: arguments of `usfmae.stream.views.Views` as JSON.
+        inherit: file descriptors that the spec names.
     """
 
-    def __init__(self, workers: int, batches: SharedBatches, spec: dict[str, Any]) -> None:
-        self.batches = batches
+    def __init__(
+        self, workers: int, batches: SharedBatches, spec: dict[str, Any], inherit: Sequence[int] = ()
+    ) -> None:
+        self.batches, self.inherit = batches, tuple(inherit)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.connections: list[Connection] = []
         self.busy = [0] * workers
@@ -108,7 +112,7 @@ class Pool:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENCV_OPENCL_RUNTIME": "disabled"}
         process = subprocess.Popen(
             [sys.executable, "-c", _START, *arguments],
-            pass_fds=(there.fileno(), memory),
+            pass_fds=(there.fileno(), memory, *self.inherit),
             stdin=subprocess.DEVNULL,
             env=environment,
         )

@@ -75,7 +75,7 @@ class ShardReader:
         path = self._paths[shard]
         if path is None:
             assert self.cache is not None
-            handle = self.cache.open(entry)
+            handle = self.cache.open(entry, release=self.close)
         else:
             handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self._open[shard] = handle

@@ -84,6 +84,8 @@ class Views:
                 cut(self.picture(record), x, y, w, h, out[place], self.interpolation)
             except DecodeError as error:
                 bad.append(Bad(place, record[0], error.reason, str(error)))
+        if self.reader.cache is not None:  # let go of cached shards, so that an idle worker keeps no room
+            self.reader.close()
         return bad
 
     def close(self) -> None:
