@@ -117,6 +117,10 @@ def _find(name: str, present: Sequence[str]) -> str | None:
     """The file of that name at most two folders deep, or any file of a folder called like the unpacked archive."""
     plain = PurePosixPath(name)
     stem = plain.name[: -len("".join(plain.suffixes[-2:]))] if plain.name.endswith(".tar.gz") else plain.stem
+    # Files of one name may lie in several folders (train.txt of two sets), so the whole path is looked for first.
+    whole = next((path for path in present if f"/{path}".endswith(f"/{name}")), None) if "/" in name else None
+    if whole is not None:
+        return whole
     unpacked = None
     for path in present:
         parts = PurePosixPath(path).parts
