@@ -32,7 +32,8 @@ from openus.hosts.manual import instructions
 from openus.lock import LockFile
 from openus.manifest import Route, Source
 from openus.net import HttpError
-from openus.transfer import OnBytes, Transfer
+from openus.tally import OnBytes
+from openus.transfer import Transfer
 
 log = logging.getLogger(__name__)
 
@@ -208,15 +209,30 @@ def _by_route(source: Source, route: Route, transfer: Transfer) -> Obtained:
 
 
 def _gather(source: Source, route: Route, transfer: Transfer, files: Sequence[RemoteFile]) -> Obtained:
+    files = _unique(source, route, files)
     folder = _folder(source, route, files)
     paths = transfer.fetch_all(files, folder)
     roots = tuple(paths)
     if folder.count("/") > 1:
-        roots = (transfer.cache / folder,)
-        _prune(roots[0], set(paths))
+        root = transfer.cache / folder
+        _prune(root, set(paths))
+        roots = (root, *(path for path in paths if not path.is_relative_to(root)))  # in place in a mirror
     obtained = Obtained(source.slug, roots, route_name(route), sum(path.stat().st_size for path in paths))
     _write_receipt(route, transfer.cache, obtained, paths)
     return obtained
+
+
+def _unique(source: Source, route: Route, files: Sequence[RemoteFile]) -> list[RemoteFile]:
+    """A host may list a file twice; two different files of one name cannot both be kept."""
+    named: dict[str, RemoteFile] = {}
+    for file in files:
+        other = named.setdefault(file.name, file)
+        if other is not file and (file.hash is None or file.hash != other.hash) and file.url != other.url:
+            raise SourceError(
+                f"{source.slug}: {route_name(route)} lists two different files called {file.name!r}; name what is "
+                "wanted in 'files' with its address"
+            )
+    return list(named.values())
 
 
 def _prune(folder: Path, keep: set[Path]) -> None:

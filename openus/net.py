@@ -86,10 +86,14 @@ class RetryPolicy:
 
 @dataclass
 class Retrier:
-    """Counts failures of one operation and waits between them; a failure too many is raised."""
+    """Counts failures of one operation and waits between them; a failure too many is raised.
+
+    wait: sleeps for so many seconds, or less where the operation is to end.
+    """
 
     policy: RetryPolicy
     key: str
+    wait: Callable[[float], object] = time.sleep
     failures: int = field(default=0, init=False)
 
     def progressed(self) -> None:
@@ -109,7 +113,7 @@ class Retrier:
                     f"{error}; the host asks to wait {error.retry_after:.0f} s, try again then"
                 )
             wait = max(error.retry_after, 0.0)
-        time.sleep(wait)
+        self.wait(wait)
 
 
 def new_session() -> requests.Session:

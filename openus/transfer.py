@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +32,7 @@ from openus.mirrors import Mirrors, mirror_path
 from openus.net import InterruptionError, Retrier, RetryPolicy, check_address, new_session, open_url, redact
 from openus.partial import Part, body
 from openus.sniff import refuse_message
+from openus.tally import OnBytes, Tally
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ REPLACED = (
     "with the dataset's page if it stays so"
 )
 DAMAGED = "the file was damaged on the way: run it again"
-OnBytes = Callable[[RemoteFile, int, int | None], None]
 
 
 class Transfer:
@@ -49,8 +49,7 @@ class Transfer:
     mirrors:  folders or http(s) addresses under which HOST/PATH of a file is looked for. Files in a folder
               are used in place.
     offline:  no network at all; what is neither in the cache nor in a mirror folder raises `OfflineError`.
-    on_bytes: called with (file, bytes so far, total or None) while bytes arrive or are checked; by several
-              threads, one at a time for each file.
+    on_bytes: called with (file, bytes so far, total or None) while bytes arrive or are checked.
     timeout:  seconds to connect, and between two pieces of an answer.
     """
 
@@ -89,12 +88,14 @@ class Transfer:
         """`fetch` for several files, a few at a time; paths in the order of `files`.
 
         The first failure stops the others; what arrived is kept, so that the next call goes on from there.
+        `on_bytes` hears of all of them as one file (`openus.tally`).
         """
         if len(files) < 2:
             return [self.fetch(file, folder) for file in files]
+        one_by_one, self.on_bytes = self.on_bytes, Tally(files, self.on_bytes)
         pool = ThreadPoolExecutor(connections, thread_name_prefix="fetch")
         try:
-            running = [pool.submit(self.fetch, file, folder) for file in files]
+            running = [pool.submit(self._fetch_told, file, folder) for file in files]
             for ended in as_completed(running):
                 ended.result()
             return [one.result() for one in running]
@@ -102,6 +103,13 @@ class Transfer:
             self._stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             self._stop.clear()
+            self.on_bytes = one_by_one
+
+    def _fetch_told(self, file: RemoteFile, folder: str) -> Path:
+        path = self.fetch(file, folder)
+        size = path.stat().st_size
+        self.on_bytes(file, size, size)
+        return path
 
     def fetch(self, file: RemoteFile, folder: str) -> Path:
         """The verified local file: ``cache/folder/name``, or the file inside a mirror folder in place.
@@ -183,9 +191,11 @@ class Transfer:
 
     def _download(self, file: RemoteFile, url: str, target: Path) -> Path:
         part = Part(self.cache / ".partial" / target.relative_to(self.cache))
-        retrier = Retrier(self.retry, redact(url))
+        retrier = Retrier(self.retry, redact(url), self._stop.wait)
         whole_again = False
         while True:
+            if self._stop.is_set():
+                raise _stopped(file)
             try:
                 resumed = self._receive(file, url, part, retrier)
             except InterruptionError as error:
@@ -290,6 +300,10 @@ class Transfer:
                 f"{file.name}: {length - have:,} more bytes are needed in {self.cache}, {free:,} are free; make "
                 "room, or choose another folder with --cache"
             )
+
+
+def _stopped(file: RemoteFile) -> TransferError:
+    return TransferError(f"{file.name}: stopped, because another file failed; run it again to go on")
 
 
 def _check_size(file: RemoteFile, where: str, size: int | None, hint: str) -> None:
