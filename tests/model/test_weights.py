@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch.nn.functional import interpolate
 
 from tests.model.test_mae import colour, small, wake
@@ -106,6 +107,8 @@ def test_encoder_for_another_size_has_resampled_positions(tmp_path: Path, img_si
         expected = interpolate(old, size=(10, 10), mode="bicubic", antialias=True, align_corners=False)
         table = encoder.pos_embed[:, 1:].reshape(1, 10, 10, 48).permute(0, 3, 1, 2)
         torch.testing.assert_close(table, expected, atol=1e-5, rtol=1e-5)
+        theirs = resample_abs_pos_embed(mae.pos_embed, [10, 10], num_prefix_tokens=1)
+        torch.testing.assert_close(encoder.pos_embed, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_colour_weights_fold_to_grey_exactly(tmp_path: Path) -> None:

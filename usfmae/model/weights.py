@@ -14,17 +14,19 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from timm.layers.pos_embed import resample_abs_pos_embed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from usfmae.model.layouts import WeightsError, encoder_state, infer_config, is_decoder_key, normalise_keys
 from usfmae.model.mae import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, MAE, MAEConfig
+
+if TYPE_CHECKING:  # timm doubles the time it takes to start; only who builds an encoder pays for it
+    from timm.models.vision_transformer import VisionTransformer
 
 WEIGHTS, CONFIG, FORMAT = "weights.safetensors", "config.json", "usfmae-weights"
 
@@ -199,8 +201,16 @@ def adapt(weights: Weights, in_chans: int, img_size: int) -> tuple[dict[str, Ten
         config = config.with_(img_size=img_size)
         for key in ("pos_embed", "decoder_pos_embed"):
             if key in state:
-                state[key] = resample_abs_pos_embed(state[key], [config.grid] * 2, num_prefix_tokens=1)
+                state[key] = resample_positions(state[key], config.grid)
     return state, config
+
+
+def resample_positions(table: Tensor, grid: int) -> Tensor:
+    """Positions [1, 1+n*n, D] for another grid: [1, 1+grid*grid, D], bicubic as in timm; the first token's stay."""
+    old = round((table.shape[1] - 1) ** 0.5)
+    image = table[:, 1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    image = interpolate(image, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([table[:, :1], image.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)], dim=1)
 
 
 def build_mae(weights: Weights, *, in_chans: int | None = None, img_size: int | None = None) -> MAE:
@@ -235,6 +245,8 @@ def build_encoder(
     pools before a fresh ``fc_norm``, and the pretrained ``norm`` is left out, as in the reference's
     fine-tuning. Raises `WeightsError` when a key is missing or left over.
     """
+    from timm.models.vision_transformer import VisionTransformer
+
     if weights is None:
         model = MAEConfig.from_dict(dict(config or {}))
         model = model.with_(img_size=img_size) if model.img_size != img_size else model

@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,9 @@ def load_state(folder: Path) -> dict[str, Any]:
     """The resumable state of a checkpoint; nothing in it is executed. Raises `WeightsError`."""
     file = folder / STATE
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols: what follows says more
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         why = str(error).split("\n")[0]
         raise WeightsError(

@@ -50,7 +50,8 @@ def pretrain(
     """Pretrain on the corpus `data` (folder or URL) into the run folder `out`; resumes when `out` is a run.
 
     max_steps: stop, with a checkpoint, once the run has taken so many steps. max_time: the same after so many
-    seconds of this call. Returns a summary: run, steps, epochs, loss, images, seconds, stopped ("" when done).
+    seconds of this call. Ctrl-C and SIGTERM save and end the process with 130 and 143. Returns a summary: run,
+    steps, epochs, loss, images, seconds, stopped ("" when done).
     Raises `UsageError` for a recipe other than the run's, `CorpusError` for data that cannot be read,
     `DivergedError` when the loss does not stay finite, `WeightsError` for checkpoints that are all damaged.
     """
@@ -66,8 +67,13 @@ def pretrain(
         trainer = Trainer(index, recipe, out, world, workers=workers, strict_data=strict_data)
         trainer.resume()
         summary = trainer.train(stop, max_steps, quiet)
-    if stop.reason == "interrupted":
-        raise KeyboardInterrupt
+    if stop.reason in ("interrupted", "terminated"):
+        if world.leads:
+            step = summary["steps"]
+            err.print(
+                f"{stop.reason} at step {step:,}: saved; run the same command again to go on", soft_wrap=True
+            )
+        raise SystemExit(130 if stop.reason == "interrupted" else 143)  # 128 + the signal's number
     return summary
 
 

@@ -19,6 +19,11 @@ import yaml
 from openus.errors import UsageError, did_you_mean
 from usfmae.model.mae import GREY_MEAN, GREY_STD, MAEConfig
 
+FREE = (
+    "name", "report.", "training.micro_batch", "training.checkpointing", "training.compile", "training.shard",
+)  # fmt: skip
+"""Fields that may change between stop and resume."""
+
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 
@@ -255,9 +260,12 @@ def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
 
 
 def changed_fields(old: Recipe, new: Recipe) -> list[str]:
-    """Fields that decide the result and differ: ``["training.seed: 0 -> 1"]``. Reports may differ."""
+    """Fields that decide the result and differ: ``["training.seed: 0 -> 1"]``.
+
+    Reports may differ, and how the work is cut up (memory and speed), which moves losses by rounding only.
+    """
     a, b = _flatten(old.to_dict()), _flatten(new.to_dict())
-    return [f"{k}: {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and not k.startswith(("report.", "name"))]
+    return [f"{k}: {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and not k.startswith(FREE)]
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -1,0 +1,96 @@
+"""Checkpoints: whole or absent, and what happens to damaged ones."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.model.test_mae import small
+from usfmae.model.layouts import WeightsError
+from usfmae.model.mae import MAE
+from usfmae.model.weights import load_weights
+from usfmae.train.checkpoint import checkpoints, fault, load_state, newest_whole, save_checkpoint
+
+
+def write(run: Path, *steps: int, keep: int = 5) -> list[Path]:
+    made = []
+    for step in steps:
+        torch.manual_seed(step)
+        state = {"step": step, "tensor": torch.arange(1000)}
+        made.append(
+            save_checkpoint(
+                run, step, MAE(small()).state_dict(), {"model": small().to_dict()}, state, keep=keep
+            )
+        )
+    return made
+
+
+def test_layout_latest_and_keep(tmp_path: Path) -> None:
+    write(tmp_path, 10, 20, 100, keep=2)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000100", "step-00000020"]
+    assert (tmp_path / "latest").resolve() == (tmp_path / "checkpoints/step-00000100").resolve()
+    names = sorted(p.name for p in (tmp_path / "latest").iterdir())
+    assert names == ["config.json", "files.json", "state.pt", "weights.safetensors"]
+    assert load_state(tmp_path / "latest")["step"] == 100
+    assert torch.equal(
+        load_weights(tmp_path).state["mask_token"], load_weights(tmp_path / "latest").state["mask_token"]
+    )
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "config.json", "files.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_aloud(tmp_path: Path, name: str, damage: str) -> None:
+    older, newer = write(tmp_path, 10, 20)
+    file = newer / name
+    data = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 0x5A
+        file.write_bytes(data)
+    said: list[str] = []
+    assert newest_whole(tmp_path, said.append) == older
+    assert (
+        len(said) == 1
+        and "step-00000020: damaged checkpoint" in said[0]
+        and "using the one before it" in said[0]
+    )
+
+
+def test_none_whole_is_an_error_and_none_at_all_is_not(tmp_path: Path) -> None:
+    assert newest_whole(tmp_path) is None
+    for folder in write(tmp_path, 1, 2):
+        (folder / "state.pt").write_bytes(b"")
+    with pytest.raises(WeightsError, match="none of its 2 checkpoints is whole"):
+        newest_whole(tmp_path, lambda _: None)
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(WeightsError, match="has no checkpoint yet"):
+        load_weights(tmp_path / "empty")
+
+
+def test_what_an_interrupted_save_leaves_is_ignored_and_removed(tmp_path: Path) -> None:
+    (first,) = write(tmp_path, 10)
+    part = tmp_path / "checkpoints" / ".step-00000020.part"
+    part.mkdir()
+    (part / "weights.safetensors").write_bytes(b"half")
+    assert newest_whole(tmp_path) == first
+    write(tmp_path, 30)
+    assert not part.exists()
+
+
+def test_the_same_step_can_be_written_again(tmp_path: Path) -> None:
+    write(tmp_path, 10)
+    (again,) = write(tmp_path, 10)
+    assert fault(again) == "" and len(checkpoints(tmp_path)) == 1
+
+
+def test_a_state_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    (folder,) = write(tmp_path, 10)
+    (folder / "state.pt").write_bytes(pickle.dumps(Path("x")))
+    with pytest.raises(WeightsError, match="not a training state this package wrote"):
+        load_state(folder)

@@ -1,0 +1,248 @@
+"""The loop: exact resume, guard, refusals. Small networks, real corpora, no patches."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from openus.errors import CorpusError, UsageError
+from tests.helpers.corpus import make_corpus
+from tests.train.conftest import TINY
+from usfmae.model.layouts import WeightsError
+from usfmae.model.weights import load_weights, save_weights
+from usfmae.train.guard import DivergedError, Guard
+from usfmae.train.log import read_log
+from usfmae.train.loop import pretrain
+from usfmae.train.recipe import GuardRecipe, Recipe, load_recipe
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def recipe(*changes: str) -> Recipe:
+    return load_recipe("demo", [*TINY, *changes])
+
+
+def go(corpus: Path, out: Path, *changes: str, **options: Any) -> dict[str, Any]:
+    return pretrain(corpus, recipe(*changes), out, device="cpu", quiet=True, **options)
+
+
+def losses(run: Path) -> list[tuple[int, float, float, str]]:
+    return [(v["step"], v["loss"], v["grad_norm"], json.dumps(v["loss_by_source"])) for v in read_log(run)]
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 18 steps that was never stopped."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("whole") / "run"
+    summary = go(corpus, out)
+    assert (
+        summary["steps"] == summary["total_steps"] == 18
+        and summary["images"] == 144
+        and summary["stopped"] == ""
+    )
+    return out
+
+
+def test_a_run_leaves_what_it_should(whole: Path) -> None:
+    assert [v["step"] for v in read_log(whole)] == list(range(1, 19))
+    assert load_recipe(whole / "recipe.yaml").to_dict() == recipe().to_dict()
+    config = json.loads((whole / "latest" / "config.json").read_text())
+    assert config["step"] == 18 and config["epoch"] == 3.0 and config["model"]["embed_dim"] == 24
+    line = read_log(whole)[-1]
+    assert {
+        "epoch",
+        "samples",
+        "loss",
+        "grad_norm",
+        "loss_by_source",
+        "lr",
+        "images_per_second",
+        "data_wait",
+    } <= set(line)
+    assert line["samples"] == 144 and set(line["loss_by_source"]) <= {
+        "covid-blues",
+        "stu-hospital",
+        "fetal-planes",
+    }
+    assert read_log(whole)[-1]["loss"] < read_log(whole)[0]["loss"]
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_does_not(
+    corpus: Path, whole: Path, tmp_path: Path
+) -> None:
+    go(corpus, tmp_path / "same")
+    assert losses(tmp_path / "same") == losses(whole)
+    go(corpus, tmp_path / "other", "training.seed=1")
+    assert losses(tmp_path / "other") != losses(whole)
+
+
+@pytest.mark.parametrize("stops", [[3], [4, 9], [1, 2, 11, 17]])
+def test_stopped_and_resumed_is_as_never_stopped(
+    corpus: Path, whole: Path, tmp_path: Path, stops: list[int]
+) -> None:
+    for stop in stops:
+        assert go(corpus, tmp_path / "run", max_steps=stop)["steps"] == stop
+    go(corpus, tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(whole)
+    a, b = load_weights(tmp_path / "run").state, load_weights(whole).state
+    assert all(torch.equal(a[k], b[k]) for k in b)
+
+
+def test_two_loader_workers_resumed_as_none(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    go(corpus, tmp_path / "run", workers=2, max_steps=7)
+    go(corpus, tmp_path / "run", workers=0)
+    assert losses(tmp_path / "run") == losses(whole)
+
+
+def test_work_lost_after_the_last_checkpoint_is_done_again(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    """As after a crash: the log is ahead of the checkpoint, and the newest checkpoint is cut short."""
+    run = tmp_path / "run"
+    go(corpus, run, max_steps=11)
+    state = run / "checkpoints" / "step-00000011" / "state.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"step": 12, "loss"')
+    go(corpus, run)
+    assert losses(run) == losses(whole)
+
+
+def test_log_lines_over_several_steps_are_kept_across_a_stop(corpus: Path, tmp_path: Path) -> None:
+    go(corpus, tmp_path / "a", "report.log_every=5")
+    for stop in (3, 8, 18):
+        go(corpus, tmp_path / "b", "report.log_every=5", max_steps=stop)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert [v["step"] for v in read_log(tmp_path / "b")] == [5, 10, 15]
+
+
+def test_a_finished_run_has_nothing_left_to_do(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run", symlinks=True)
+    assert go(corpus, tmp_path / "run")["images"] == 0
+
+
+def test_another_recipe_is_refused_naming_the_field(corpus: Path, whole: Path) -> None:
+    with pytest.raises(UsageError, match=r"training\.seed: 0 -> 5"):
+        go(corpus, whole, "training.seed=5")
+
+
+def test_another_corpus_is_refused(whole: Path, tmp_path: Path) -> None:
+    other = make_corpus(tmp_path / "other", {"pretrain": 46}, size=48)
+    run = tmp_path / "run"
+    shutil.copytree(whole, run, symlinks=True)
+    with pytest.raises(CorpusError, match="was made with other data"):
+        go(other, run)
+
+
+def test_a_folder_that_is_no_run_is_refused(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UsageError, match="is not a pretraining run"):
+        go(corpus, tmp_path)
+
+
+def test_fewer_samples_than_a_batch_and_an_unknown_set(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="44 samples are fewer than one global batch of 64"):
+        go(corpus, tmp_path / "a", "training.batch_size=64")
+    with pytest.raises(CorpusError, match="pretrain"):
+        go(corpus, tmp_path / "b", "data.set=pretrai")
+
+
+def test_accumulation_gives_the_same_step(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    """Parts of 3, 3 and 2 images: the same gradient but for rounding."""
+    go(corpus, tmp_path / "run", "training.micro_batch=3")
+    for (_, loss, norm, _), (_, other, other_norm, _) in zip(
+        losses(tmp_path / "run"), losses(whole), strict=True
+    ):
+        assert loss == pytest.approx(other, rel=1e-4) and norm == pytest.approx(other_norm, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["model.decoder=cross", "objective.predict_ratio=0.34"],
+        ["objective.masking=sector", "objective.target=denoise"],
+        ["objective.masking=drawn", "objective.target=normalised"],
+        ["objective.masking=block", "objective.target=deblur"],
+        ["objective.masking=frequency", "training.precision=bf16"],
+        ["model.in_chans=3", "model.mean=[0.485,0.456,0.406]", "model.std=[0.229,0.224,0.225]"],
+        ["model.positions=learned", "training.checkpointing=true", "optim.decay_all=true"],
+        ["data.rotate=1", "data.degrees=90", "data.blur=0.5", "data.speckle=0.5", "data.flip_v=0.5"],
+    ],
+)  # fmt: skip
+def test_every_option_trains_and_resumes_exactly(corpus: Path, tmp_path: Path, changes: list[str]) -> None:
+    go(corpus, tmp_path / "a", *changes, max_steps=8)
+    go(corpus, tmp_path / "b", *changes, max_steps=5)
+    go(corpus, tmp_path / "b", *changes, max_steps=8)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") and len(losses(tmp_path / "a")) == 8
+
+
+def test_average_of_the_weights(corpus: Path, tmp_path: Path) -> None:
+    go(corpus, tmp_path / "a", "training.ema=0.9", max_steps=6)
+    for stop in (2, 6):
+        go(corpus, tmp_path / "b", "training.ema=0.9", max_steps=stop)
+    a, b = (load_weights(tmp_path / n / "latest" / "ema.safetensors").state for n in "ab")
+    now = load_weights(tmp_path / "a").state
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    begin = {k: (a[k] - now[k]).norm() for k in a if k.endswith("qkv.weight")}
+    assert all(v > 0 for v in begin.values())
+
+
+def test_beginning_from_other_weights(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    go(corpus, tmp_path / "run", f"model.init={whole}", max_steps=1)
+    assert losses(tmp_path / "run")[0][1] < 0.8 * losses(whole)[0][1]
+    colour = ["model.in_chans=3", "model.mean=[0.485,0.456,0.406]", "model.std=[0.229,0.224,0.225]"]
+    go(corpus, tmp_path / "colour", f"model.init={whole}", *colour, max_steps=1)
+    with pytest.raises(WeightsError, match="do not fit the recipe's encoder"):
+        go(corpus, tmp_path / "deep", f"model.init={whole}", "model.depth=3")
+    weights = load_weights(whole)
+    encoder = {k: v for k, v in weights.state.items() if not k.startswith(("decoder", "mask_token"))}
+    save_weights(tmp_path / "encoder", encoder, weights.config)
+    go(corpus, tmp_path / "fresh-decoder", f"model.init={tmp_path / 'encoder'}", max_steps=1)
+
+
+def test_a_loss_that_is_no_number_goes_back_and_then_gives_up(corpus: Path, tmp_path: Path) -> None:
+    """A learning rate of 1e30 does what a bad batch would: the next loss is not finite."""
+    with pytest.raises(DivergedError, match=r"after 2 returns to the last checkpoint; lower optim\.lr"):
+        go(corpus, tmp_path / "run", "optim.lr=1e30", "optim.clip=0", "guard.rollbacks=2")
+    for folder in (tmp_path / "run" / "checkpoints").glob("step-*"):
+        assert all(torch.isfinite(v).all() for v in load_weights(folder).state.values())
+
+
+def test_guard_tells_a_leap_from_noise() -> None:
+    guard = Guard(GuardRecipe(spike=3.0, rollbacks=1))
+    assert all(guard.fault(1.0 + 0.5 * (i % 2)) == "" for i in range(80))
+    assert "leapt to 9" in guard.fault(9.0)
+    assert guard.fault(float("nan")) == "the loss is nan" and guard.fault(float("inf")) == "the loss is inf"
+    assert guard.fault(1.2) == ""
+    guard.count("x", 1)
+    again = Guard(GuardRecipe(spike=3.0, rollbacks=1))
+    again.load_state_dict(guard.state_dict())
+    with pytest.raises(DivergedError):
+        again.count("the loss is nan", 7)
+
+
+def test_time_limit_stops_with_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    summary = go(corpus, tmp_path / "run", "training.epochs=3000", max_time=1.5)
+    assert summary["stopped"] == "time" and 0 < summary["steps"] < summary["total_steps"]
+    assert json.loads((tmp_path / "run" / "latest" / "config.json").read_text())["step"] == summary["steps"]
+
+
+def test_tensorboard_has_the_scalars(corpus: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    go(corpus, tmp_path / "run", "report.tensorboard=true", max_steps=3)
+    go(corpus, tmp_path / "run", "report.tensorboard=true", max_steps=5)
+    board = EventAccumulator(str(tmp_path / "run" / "tb"))
+    board.Reload()
+    assert [e.step for e in board.Scalars("loss")] == [1, 2, 3, 4, 5]
+    assert "loss_by_source/covid-blues" in board.Tags()["scalars"]
