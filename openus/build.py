@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from openus.archives import Tree
 from openus.catalogue import Catalogue
@@ -23,6 +22,7 @@ from openus.manifest import Corpus, Source
 from openus.pack import MASK, ShardTask, plan_set, run_shard
 from openus.select import Selected, Selection, select
 from openus.shards.corpus import write_corpus
+from openus.shards.parquet import read_parquet
 from openus.shards.schema import REJECTED
 from openus.shards.writer import ShardInfo, write_parquet
 
@@ -255,14 +255,14 @@ def _deduplicate(ready: Sequence[SourceResult], corpus: Corpus, report: Report) 
     tables = []
     for result in ready:
         for spec in result.chunks:
-            table = pq.read_table(spec.rows_path)
+            table = read_parquet(spec.rows_path)
             tables.append(
                 table.append_column("bin", pa.array([str(spec.bytes_path)] * len(table), pa.string()))
             )
     rows = pa.concat_tables(tables).replace_schema_metadata(None)
     report("dedup", 0, len(rows))
     columns = ["key", "set", "source", "member", "index", "pixel_sha256"]
-    decisions: Decisions = exact_duplicates(rows.select(columns).to_pandas(), drop=corpus.dedup.exact)
+    decisions: Decisions = exact_duplicates(rows.select(columns).to_pandas(use_threads=False), drop=corpus.dedup.exact)
     kept = rows.append_column("cluster", pa.array(decisions.cluster, pa.string())).filter(
         pa.array(decisions.keep)
     )

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from openus.errors import CorpusError, UsageError, did_you_mean
 from openus.pack import MASK
 from openus.shards.corpus import read_corpus
+from openus.shards.parquet import read_parquet
 
 COLUMNS = ("source", "anatomy", "set", "licence", "split")
 
@@ -31,7 +31,7 @@ def read_rows(root: Path, columns: list[str] | None = None) -> pa.Table:
             path = root / "manifest" / entry["manifest"]
             if not path.exists():
                 raise CorpusError(f"{path}: missing; run 'openus build {root}' again to write it anew")
-            tables.append(pq.read_table(path, columns=columns))
+            tables.append(read_parquet(path, columns))
     return pa.concat_tables(tables)
 
 
@@ -45,7 +45,7 @@ def corpus_stats(root: Path, by: str = "source") -> dict[str, Any]:
     for pairs in table["labels"].to_pylist():
         for name, value in pairs:
             labels.setdefault(name, Counter())[value] += 1
-    frame = table.drop_columns(["labels"]).to_pandas()
+    frame = table.drop_columns(["labels"]).to_pandas(use_threads=False)
     rows = []
     for value, part in frame.groupby(by, sort=False):
         named = part[part["patient"] != ""]
@@ -59,7 +59,7 @@ def corpus_stats(root: Path, by: str = "source") -> dict[str, Any]:
                 "bytes": int(part["size"].sum()),
             }
         )
-    rejected = pq.read_table(root / "manifest" / "rejected.parquet", columns=["stage", "reason"]).to_pandas()
+    rejected = read_parquet(root / "manifest" / "rejected.parquet", ["stage", "reason"]).to_pandas(use_threads=False)
     reasons = rejected[rejected["stage"] != "select"]["reason"].value_counts()
     return {
         "rows": sorted(rows, key=lambda row: -row["samples"]),

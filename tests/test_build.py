@@ -171,8 +171,9 @@ def test_strict_fails_but_finishes_the_rest(tmp_path: Path, manifests: Path, inp
 
 
 def test_json_for_machines(tmp_path: Path, manifests: Path, inputs: dict[str, Path]) -> None:
+    only = {"toy-images": inputs["toy-images"]}
     words = toys.command(
-        tmp_path / "j", manifests, inputs, "--json", "--workers", "0", "--source", "toy-images"
+        tmp_path / "j", manifests, only, "--json", "--workers", "0", "--source", "toy-images"
     )
     done = toys.run(words)
     assert json.loads(done.stdout)["sources"]["toy-images"]["members"]["found"] == 28

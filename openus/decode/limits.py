@@ -106,7 +106,7 @@ _UNKNOWN = (
     "not supported",
     "unsupported",
     "not implemented",
-    "unable to decode",
+    "does not support",
     "no decoder",
     "missing dependencies",
 )

@@ -16,7 +16,7 @@ from openus.manifest import FramePolicy
 
 LIMITS = DecodeLimits()
 POLICY = FramePolicy()
-VIDEOS = {"mp4", "avi", "mkv", "mpg", "wmv"}
+VIDEOS = {"mp4", "avi", "mkv", "mpg", "mpeg2", "h264", "wmv"}
 
 
 def open_media(
@@ -51,12 +51,61 @@ def open_media(
     fp.seek(0)
     if kind in image.PILLOW:
         return _open_image(fp, kind, name, policy, limits)
+    clip, what, meta = _clip(fp, kind, name, policy, sibling, limits, array)
+    return Media(kind, what, clip.count, partial(selected, clip, policy, limits, name), meta)
+
+
+def _clip(
+    fp: BinaryIO, kind: str, name: str, policy: FramePolicy, sibling: Sibling | None, limits: DecodeLimits,
+    array: str | None,
+) -> tuple[Clip, FrameKind, Mapping[str, str]]:  # fmt: skip
+    """Everything but still pictures. Each family's libraries are imported when its first file is met."""
     if kind in VIDEOS:
-        from openus.decode.video import VideoClip  # each family's libraries are loaded when one is met
+        from openus.decode.video import VideoClip
 
         video = VideoClip(fp, kind, name, limits)
-        return _media(kind, "frame", video, policy, limits, name, video.meta)
-    raise DecodeError(f"{name}: files of kind {kind} are not supported", "unsupported")
+        return video, "frame", video.meta
+    if kind == "dicom":
+        from openus.decode.dicom import DicomClip
+
+        dicom = DicomClip(fp, name, limits)
+        if dicom.video is not None:
+            return (
+                _clip(dicom.video, dicom.video_kind, name, policy, None, limits, None)[0],
+                "frame",
+                dicom.meta,
+            )
+        return dicom, "image" if dicom.count == 1 else "frame", dicom.meta
+    if kind in ("nifti", "mha", "nrrd"):
+        return _volume(fp, kind, name, policy, sibling, limits)
+    from openus.decode import array as arrays
+
+    if kind == "npy":
+        clip = arrays.open_npy(fp, name, limits)
+    else:
+        clip = {"npz": arrays.open_npz, "hdf5": arrays.open_hdf5, "mat": arrays.open_mat}[kind](
+            fp, name, array, limits
+        )
+    return clip, "image" if clip.count == 1 else "frame", {}
+
+
+def _volume(
+    fp: BinaryIO, kind: str, name: str, policy: FramePolicy, sibling: Sibling | None, limits: DecodeLimits
+) -> tuple[Clip, FrameKind, Mapping[str, str]]:
+    from openus.decode.volume import Volume, VolumeClip
+
+    volume: Volume
+    if kind == "nifti":
+        from openus.decode.nifti import NiftiVolume
+
+        volume = NiftiVolume(fp, name, limits)
+    else:
+        from openus.decode.itk import ITKVolume
+
+        volume = ITKVolume(fp, kind, name, sibling, limits)
+    clip = VolumeClip(volume, policy.axis, name, limits)
+    what: FrameKind = "frame" if policy.axis == "t" else "slice" if clip.count > 1 else "image"
+    return clip, what, volume.meta
 
 
 def decode_image(data: bytes, name: str = "image", limits: DecodeLimits = LIMITS) -> Pixels:
@@ -76,16 +125,9 @@ def _open_image(fp: BinaryIO, kind: str, name: str, policy: FramePolicy, limits:
     if kind in ("tiff", "gif", "webp"):
         clip = image.PillowClip(data, kind, name, limits)
         if clip.count > 1:
-            return _media(kind, "frame", clip, policy, limits, name, {})
+            return Media(kind, "frame", clip.count, partial(selected, clip, policy, limits, name))
 
     def frames() -> Iterator[Frame]:
         yield Frame(oriented(image.decode(data, kind, name, limits), policy))
 
     return Media(kind, "image", 1, frames)
-
-
-def _media(
-    kind: str, what: FrameKind, clip: Clip, policy: FramePolicy, limits: DecodeLimits, name: str,
-    meta: Mapping[str, str],
-) -> Media:  # fmt: skip
-    return Media(kind, what, clip.count, partial(selected, clip, policy, limits, name), meta)

@@ -17,7 +17,6 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"BM", "bmp"),
     (0, b"II*\0", "tiff"), (0, b"MM\0*", "tiff"), (0, b"II+\0", "tiff"), (0, b"MM\0+", "tiff"),
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", "jp2"), (0, b"\xff\x4f\xff\x51", "jp2"),
-    (128, b"DICM", "dicom"),
     (344, b"n+1\0", "nifti"), (344, b"ni1\0", "nifti"), (4, b"n+2\0\r\n\x1a\n", "nifti"),
     (0, b"NRRD000", "nrrd"),
     (4, b"ftyp", "mp4"), (4, b"moov", "mp4"), (4, b"mdat", "mp4"), (4, b"wide", "mp4"), (4, b"skip", "mp4"),
@@ -43,6 +42,8 @@ def sniff(head: bytes, name: str, size: int) -> str:
     """
     if not size:
         raise DecodeError(f"{name}: is empty (0 bytes)", "empty-file")
+    if head[128:132] == b"DICM":  # before TIFF: some DICOM files wear a TIFF header in their preamble
+        return "dicom"
     if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP"):
         return "avi" if head[8:12] == b"AVI " else "webp"
     for offset, magic, kind in _MAGIC:

@@ -54,8 +54,10 @@ class VideoClip(Clip):
 
     def __init__(self, reader: BinaryIO, kind: str, name: str, limits: DecodeLimits) -> None:
         self._reader, self._name, self._limits = reader, name, limits
-        head = reader.read(1)
-        self._kind = "ts" if kind == "mpg" and head == b"\x47" else kind
+        reader.seek(0)
+        head = reader.read(4)
+        head = head[:1] if head[:1] == b"\x47" else head
+        self._kind = {b"\x47": "ts", b"\0\0\x01\xb3": "mpeg2"}.get(head, kind) if kind == "mpg" else kind
         check_whole(reader, kind, name)
         with guard(name), self._opened() as container:
             stream = self._stream(container)

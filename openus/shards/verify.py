@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from openus.dedup.hashes import pixel_sha256
 from openus.engine.local import run_tasks
 from openus.pack import MASK
 from openus.shards.corpus import read_corpus
+from openus.shards.parquet import read_parquet
 from openus.shards.schema import REJECTED, ROW, sample_json
 
 _SHOWN = 20
@@ -104,8 +102,8 @@ def check_shard(check: ShardCheck) -> tuple[list[str], list[str], Counter[str]]:
     if hashlib.sha256(listed).hexdigest() != entry["manifest_sha256"]:
         problems.append(f"manifest/{entry['manifest']}: its bytes are not the ones corpus.json records")
     try:
-        table = pq.read_table(pa.BufferReader(listed))
-    except pa.ArrowInvalid as error:
+        table = read_parquet(listed)
+    except ValueError as error:
         return [*problems, f"manifest/{entry['manifest']}: not a Parquet file ({error})"], [], Counter()
     if not table.schema.equals(ROW):
         return (
@@ -178,8 +176,8 @@ def _accounting(root: Path, summary: dict[str, Any], kept: Counter[str]) -> list
     path = root / "manifest" / "rejected.parquet"
     try:
         data = path.read_bytes()
-        rejected = pq.read_table(pa.BufferReader(data))
-    except (OSError, pa.ArrowInvalid) as error:
+        rejected = read_parquet(data)
+    except (OSError, ValueError) as error:
         return [f"manifest/rejected.parquet: unreadable ({error})"]
     if hashlib.sha256(data).hexdigest() != summary["rejected"]["sha256"] or not rejected.schema.equals(
         REJECTED

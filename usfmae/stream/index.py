@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from openus.errors import CorpusError, did_you_mean
+from openus.places import Place
 from openus.shards.corpus import NAME, read_corpus
+from openus.shards.parquet import read_parquet
 from openus.shards.schema import ROW, SCHEMA_VERSION
-from usfmae.stream.places import Place
 from usfmae.stream.shard import Shard
 
 _COLUMNS = ["shard", "offset", "size", "width", "height", "source", "anatomy"]
@@ -101,8 +101,8 @@ class Index:
         where = f"manifest/{shard.manifest}"
         data = self.place.read(where)
         try:
-            table = pq.read_table(pa.BufferReader(data))
-        except pa.ArrowInvalid as error:
+            table = read_parquet(data)
+        except ValueError as error:
             raise CorpusError(
                 f"{self.place.at(where)}: not a readable Parquet file ({error}); run 'openus verify'"
             ) from error
