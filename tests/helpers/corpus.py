@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from openus.dedup.hashes import phash, pixel_sha256
 from openus.shards.schema import REJECTED, SCHEMA_VERSION
 from openus.shards.writer import ShardInfo, write_parquet, write_shard
 
@@ -63,7 +64,6 @@ def _row(name: str, number: int, data: bytes, grey: np.ndarray, label: str) -> d
     anatomy, kind = _SOURCES.get(slug, ("breast", "image"))
     height, width = grey.shape
     key = f"{slug}-{number:06d}" if pretrain else f"{name}-{number:06d}"
-    pixels = hashlib.sha256(np.array([height, width], "<i8").tobytes() + grey.tobytes()).hexdigest()
     clip = f"clip{number // 8:04d}" if kind == "frame" else ""
     return {
         "key": key, "set": name, "source": slug, "anatomy": anatomy, "kind": kind,
@@ -71,7 +71,7 @@ def _row(name: str, number: int, data: bytes, grey: np.ndarray, label: str) -> d
         "patient": f"p{number // 2:04d}", "labels": {} if pretrain else {"pathology": label, "birads": "4"},
         "split": "" if pretrain else f"fold{number // 2 % 5 + 1}", "width": width, "height": height,
         "source_width": width, "source_height": height, "sha256": hashlib.sha256(data).hexdigest(),
-        "pixel_sha256": pixels, "phash": pixels, "cluster": key, "sector": [0, 0, width, height],
+        "pixel_sha256": pixel_sha256(grey), "phash": phash(grey), "cluster": key, "sector": [0, 0, width, height],
         "cleaned_fraction": 0.0, "text_boxes": -1, "licence": "CC-BY-4.0", "redistribution": "pixels",
     }  # fmt: skip
 

@@ -28,6 +28,7 @@ from usfmae.stream.plan import Ints, Words, mix
 Grey = NDArray[np.uint8]
 INTERPOLATIONS = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 _ATTEMPTS = 10
+_MOST_PIXELS = 1 << 27
 
 
 def decode_side_of(size: int) -> int:
@@ -70,6 +71,21 @@ def decode_grey(data: bytes, width: int, height: int, reduction: int = 1) -> Gre
         raise DecodeError(f"the picture is damaged or cut short ({error})", reason="corrupt") from error
     _same_size(grey.shape, shape)
     return grey
+
+
+def decode_any(data: bytes, side: int) -> Grey:
+    """Decode a picture whose size nobody has written down, reduced as `reductions` says; uint8 [h, w].
+
+    Raises DecodeError, also for one of more than 2^27 pixels.
+    """
+    try:
+        found = simplejpeg.decode_jpeg_header(data)[:2] if data[:2] == b"\xff\xd8" else _header_size(data)
+    except ValueError as error:
+        raise DecodeError(f"the picture is damaged or cut short ({error})", reason="corrupt") from error
+    height, width = int(found[0]), int(found[1])
+    if not 0 < height * width <= _MOST_PIXELS:
+        raise DecodeError(f"its header gives {width}x{height} pixels", reason="too-large")
+    return decode_grey(data, width, height, int(reductions(np.array([width]), np.array([height]), side)[0]))
 
 
 def _decode_other(data: bytes) -> Grey:

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openus.errors import CorpusError, UsageError
+from openus.places import Place
 from usfmae.stream.ahead import ShardsAhead
 from usfmae.stream.decode import crop_boxes, decode_side_of, reductions
 from usfmae.stream.index import Index
 from usfmae.stream.mixture import make_plan
-from usfmae.stream.places import Place
 from usfmae.stream.plan import Cursor, Ints, Plan, Share, Words
 from usfmae.stream.pool import Pool, SharedBatches
 from usfmae.stream.views import RECORD, Bad, Views

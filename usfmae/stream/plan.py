@@ -152,12 +152,12 @@ class Cells:
             cells = np.flatnonzero(self.source == source)
             if not cells.size:
                 continue
-            upto = np.cumsum(self.count[cells])
+            upto = np.concatenate([[0], np.cumsum(self.count[cells])])
             total = int(upto[-1])
-            shift = int(key(epoch, source)[0] % np.uint64(total))
-            edges = (np.concatenate([[0], upto]) * int(quota) + shift) // total
-            draws[cells] = np.diff(edges)
-            before[cells] = self.count[cells] * int(quota) * epoch // total
+            shift = (np.arange(epoch + 1) * round(0.618034 * total) + source) % total  # spread over the epochs
+            draws[cells] = np.diff((upto * int(quota) + shift[-1]) // total)
+            for some in np.array_split(shift[:-1], epoch // 256 + 1):
+                before[cells] += np.diff(((upto * int(quota) + some[:, None]) // total).sum(0))
         return draws, before
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from openus.errors import CorpusError
-from usfmae.stream.places import Place, open_url
+from openus.places import Place, open_url
 
 if TYPE_CHECKING:
     from usfmae.stream.cache import ShardCache
