@@ -144,9 +144,9 @@ def load_labelled(
 
 def open_set(data: str | Path, benchmark: Benchmark) -> Index:
     """The index of a benchmark's set; CorpusError with the command that builds it where it is absent."""
+    from openus.places import Place
     from openus.shards.corpus import read_corpus
     from usfmae.stream.index import open_index
-    from usfmae.stream.places import Place
 
     folder = Place(data).folder
     if folder is not None:
@@ -257,7 +257,7 @@ def decode_rows(
 
 def corpus_facts(data: str | Path, index: Index, rows: Ints) -> dict[str, Any]:
     """Name and cleaning of the corpus, and a fingerprint of the samples read, for resuming and cards."""
-    from usfmae.stream.places import Place
+    from openus.places import Place
 
     recipe = json.loads(Place(data).read("corpus.json")).get("corpus", {})
     digest = hashlib.sha256("".join(index.table.column("sha256").take(rows).to_pylist()).encode())

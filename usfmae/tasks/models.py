@@ -61,6 +61,8 @@ class Network(nn.Module):
         super().__init__()
         self.body = body
         self.architecture = dict(architecture)
+        if self.architecture["family"] == "timm":
+            body.to(memory_format=torch.channels_last)  # convolutions are faster so
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=False)
 

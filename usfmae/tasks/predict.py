@@ -187,7 +187,7 @@ def _predict_file(model: Model, path: Path, policy: FramePolicy, batch: int, kee
     result = Prediction(str(path), model.classes)
     try:
         with path.open("rb") as stream:
-            media = open_media(stream, path.name, policy=policy, sibling=lambda name: _beside(path, name))
+            media = open_media(stream, str(path), policy=policy, sibling=lambda name: _beside(path, name))
             result.format, result.kind = media.format, media.kind
             for indices, images in _batches(model, media, batch, result):
                 result.frames += indices
@@ -195,7 +195,7 @@ def _predict_file(model: Model, path: Path, policy: FramePolicy, batch: int, kee
                 if keep and len(result.thumbnails) < 1:
                     result.thumbnails.append(images[len(images) // 2])
     except DecodeError as error:
-        result.error = f"{path}: {error}"
+        result.error = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
     except OSError as error:
         result.error = f"{path}: {error.strerror or error}"
     if not result.error and not result.frames:
