@@ -90,7 +90,7 @@ def _planes(
         grey = mini.frames(f"image_mha/{stem}.mha", 1)[0]
         mini.itk(f"{top}image_mha/{stem}.mha", np.stack([grey] * 3), compress=True)
         mask = f"{top}label_mha/{stem}.mha"
-        mini.itk(mask, np.uint8(grey > 120) + np.uint8(grey > 180))
+        mini.itk(mask, (grey > 120).astype(np.uint8) + (grey > 180).astype(np.uint8))
         never.append(mask)
         samples[f"image_mha/{stem}.mha"] = Sample(one(grey), split=split, mask=mask)
     return Expectation(samples, tuple(never), archives=(Archive(archive, inside=inside, prefix=inside),))
@@ -105,7 +105,7 @@ def psfhs(mini: Mini) -> Expectation:
     grey = mini.frames("image_mha/03746.mha", 1)[0]
     picture = SimpleITK.GetImageFromArray(np.dstack([grey] * 3), isVector=True)
     SimpleITK.WriteImage(picture, str(mini.root / "PSFHS/image_mha/03746.mha"))
-    mini.itk("PSFHS/label_mha/03746.mha", np.uint8(grey > 120))
+    mini.itk("PSFHS/label_mha/03746.mha", (grey > 120).astype(np.uint8))
     expectation.samples["image_mha/03746.mha"] = Sample(one(grey), mask="PSFHS/label_mha/03746.mha")
     expectation.never = (*expectation.never, "PSFHS/label_mha/03746.mha")
     return expectation
@@ -289,7 +289,7 @@ def microseg(mini: Mini) -> Expectation:
         mini.nifti(f"{top}/{member}", stored)
         for annotator in annotators:
             path = f"{top}/{split}/{annotator}_annotations/{annotator}_annotation_{split}_01.nii.gz"
-            mini.nifti(path, np.uint8(stored > 100))
+            mini.nifti(path, (stored > 100).astype(np.uint8))
             never.append(path)
         samples[member] = Sample(some(slices), patient=f"{split}_01", split=split)
     return Expectation(samples, tuple(never), archives=(Archive(f"{top}.zip", top, top),))

@@ -189,7 +189,7 @@ def segthy(mini: Mini) -> Expectation:
         stored = np.stack([np.zeros_like(slices[0])] * 2 + [grey[::-1, ::-1] for grey in slices])
         mini.nifti(f"US_volunteer_dataset/{member}", stored)
         label = f"US_volunteer_dataset/ground_truth_data/US_thyroid_label/{stem}.nii"
-        mini.nifti(label, np.uint8(stored > 100))
+        mini.nifti(label, (stored > 100).astype(np.uint8))
         never.append(label)
         side = {"side": stem.rsplit("_", 1)[1]}
         samples[member] = Sample({2: slices[0], 4: slices[2], 6: slices[4]}, side, stem[:3])
