@@ -150,14 +150,16 @@ from openus.drop import wait_for_files
 from openus.lock import LockFile
 from tests.test_fetch import two_files
 cache = Path(sys.argv[1])
-for state in wait_for_files(two_files(), cache / "toy", LockFile(cache), poll=0.1, timeout=30):
+for state in wait_for_files(two_files(), cache / "toy", LockFile(cache), poll=0.5, timeout=30):
     print(sorted(state.found), sorted(state.missing), state.complete, state.problem is not None, flush=True)
 """
 
 
 def two_files() -> Any:
     sha = hashlib.sha256(b"PK right").hexdigest()
-    return toy({"host": "manual", "files": [{"name": "a.zip", "sha256": sha}, {"name": "b.zip"}]})
+    return toy(
+        {"host": "manual", "files": [{"name": "a.zip", "sha256": sha}, {"name": "b.zip", "bytes": 40}]}
+    )
 
 
 def test_files_are_noticed_as_they_appear(cache: Path, repo: Path) -> None:
@@ -173,10 +175,10 @@ def test_files_are_noticed_as_they_appear(cache: Path, repo: Path) -> None:
     (drop / "a.zip").write_bytes(b"PK right")
     lines.append(watcher.stdout.readline())
     with (drop / "b.zip").open("wb") as stream:  # grows for a while: not judged before it rests
-        for _ in range(5):
+        for _ in range(20):
             stream.write(b"PK")
             stream.flush()
-            time.sleep(0.05)
+            time.sleep(0.06)
     rest, _ = watcher.communicate(timeout=30)
     lines += rest.splitlines(keepends=True)
     assert [line.strip() for line in lines] == [
@@ -272,7 +274,7 @@ class TestReceipts:
         os.environ["OPENUS_ENDPOINT_ZENODO"] = site.url
         try:
             (root,) = obtain(source, cache=cache).roots
-            (root / "d" / "a.txt").unlink()
+            (root / "e" / "b.txt").unlink()
             site.api("/api/records/7", {"files": entries[1:]})
             obtain(source, cache=cache)
         finally:

@@ -54,6 +54,15 @@ class TestRedirects:
             sent = {name.lower() for name in other.requests[0].headers}
             assert not sent & {"authorization", "x-key", "cookie"}
 
+    def test_a_netrc_replaces_no_credentials(
+        self, site: Site, transfer: Transfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password other\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        site.put("/a.zip", DATA)
+        transfer.fetch(remote(site, headers={"Authorization": "Bearer mine"}), "set")
+        assert site.requests[0].headers["Authorization"] == "Bearer mine"
+
     def test_the_range_travels_along(self, site: Site, transfer: Transfer) -> None:
         with serving() as other:
             other.put("/real.zip", DATA, faults=[Fault(drop=200_000)])

@@ -21,7 +21,8 @@ class Fault:
 
     status, headers, body: answer so instead of with the file. drop: close the connection after so many bytes of
     the body. pause: sleep so many seconds after `drop` bytes (then go on). ignore_range: answer 200 to a range.
-    encoding: send the body under this Content-Encoding. chunked: tell no length.
+    encoding: send the body under this Content-Encoding. chunked: tell no length. piece: answer a range with at
+    most so many bytes of it.
     """
 
     status: int | None = None
@@ -32,6 +33,7 @@ class Fault:
     ignore_range: bool = False
     encoding: str | None = None
     chunked: bool = False
+    piece: int | None = None
 
 
 @dataclass
@@ -148,10 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
             if value is not None:
                 self.send_header(name, value)
         if ranged:
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            end = min(total, start + (fault.piece or total))
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{total}")
         if fault.encoding:
             self.send_header("Content-Encoding", fault.encoding)
-        body = served.content[start:]
+        body = served.content[start : end if ranged else total]
         if fault.chunked:
             self.send_header("Transfer-Encoding", "chunked")
             body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
