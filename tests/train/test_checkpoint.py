@@ -11,20 +11,18 @@ import torch
 from tests.model.test_mae import small
 from usfmae.model.layouts import WeightsError
 from usfmae.model.mae import MAE
-from usfmae.model.weights import load_weights
-from usfmae.train.checkpoint import checkpoints, fault, load_state, newest_whole, save_checkpoint
+from usfmae.model.weights import load_weights, save_weights
+from usfmae.train.checkpoint import begin, checkpoints, complete, fault, load_state, newest_whole, write_state
 
 
 def write(run: Path, *steps: int, keep: int = 5) -> list[Path]:
     made = []
     for step in steps:
         torch.manual_seed(step)
-        state = {"step": step, "tensor": torch.arange(1000)}
-        made.append(
-            save_checkpoint(
-                run, step, MAE(small()).state_dict(), {"model": small().to_dict()}, state, keep=keep
-            )
-        )
+        folder = begin(run, step)
+        save_weights(folder, MAE(small()).state_dict(), {"model": small().to_dict()})
+        write_state(folder, {"step": step, "tensor": torch.arange(1000)})
+        made.append(complete(run, step, keep))
     return made
 
 

@@ -16,7 +16,10 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """[B,K,P], inside a patch row, column, channel -> [B,K,D]."""
-        return F.linear(patches, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
+        channels = self.proj.in_channels
+        if channels > 1:  # the kernel has the channel first
+            patches = patches.view(*patches.shape[:-1], -1, channels).transpose(-1, -2).flatten(-2)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Attention(nn.Module):

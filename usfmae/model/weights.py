@@ -86,7 +86,7 @@ def load_weights(path: str | Path) -> Weights:
 
             return newest_weights(path)
         path = _file_in(path)
-    tensors = _read_tensors(path)
+    tensors = read_tensors(path)
     state = normalise_keys(tensors, str(path))
     config = _read_config(path)
     if config is None:
@@ -118,7 +118,7 @@ def _read_config(file: Path) -> dict[str, Any] | None:
     return values if ours else None
 
 
-def _read_tensors(file: Path) -> dict[str, Any]:
+def read_tensors(file: Path) -> dict[str, Any]:
     size = file.stat().st_size
     try:
         if file.suffix == ".safetensors":

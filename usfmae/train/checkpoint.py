@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from openus.console import err
 from usfmae.model.layouts import WeightsError
-from usfmae.model.weights import CONFIG, WEIGHTS, Weights, load_weights, save_weights, write_atomic
+from usfmae.model.weights import Weights, load_weights, write_atomic
 
 STATE, FILES, EMA = "state.pt", "files.json", "ema.safetensors"
 
@@ -38,27 +37,27 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((p for p in found if p.name[5:].isdigit()), key=lambda p: int(p.name[5:]), reverse=True)
 
 
-def save_checkpoint(
-    run: Path,
-    step: int,
-    weights: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    state: Mapping[str, Any],
-    *,
-    keep: int,
-    ema: Mapping[str, Tensor] | None = None,
-) -> Path:
-    """Write a checkpoint, point `latest` at it, and remove all but the newest `keep`."""
+def begin(run: Path, step: int, fresh: bool = True) -> Path:
+    """The hidden folder in which the checkpoint of `step` is written; emptied when `fresh`."""
     final = step_folder(run, step)
     temporary = final.with_name(f".{final.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_weights(temporary, weights, config)
-    if ema is not None:
-        save_weights(temporary, ema, config, name=EMA)
-    with (temporary / STATE).open("wb") as file:
+    if fresh:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    return temporary
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write what `load_state` reads: tensors, numbers and text in dictionaries and lists."""
+    with (folder / STATE).open("wb") as file:
         torch.save(dict(state), file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def complete(run: Path, step: int, keep: int) -> Path:
+    """Seal what was begun, put it in its place, point `latest` at it, keep the newest `keep`."""
+    temporary, final = begin(run, step, fresh=False), step_folder(run, step)
     seal(temporary)
     publish(temporary, final)
     prune(run, keep)
@@ -170,9 +169,3 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-__all__ = [
-    "CONFIG", "EMA", "FILES", "STATE", "WEIGHTS", "checkpoints", "fault", "load_state", "newest_weights",
-    "newest_whole", "prune", "publish", "save_checkpoint", "seal", "step_folder",
-]  # fmt: skip

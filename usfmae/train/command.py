@@ -39,6 +39,8 @@ def pretrain_command(
         data, recipe, out, workers=workers, device=device, max_steps=max_steps, max_time=seconds, quiet=quiet,
         strict_data=strict_data,
     )  # fmt: skip
+    if summary.pop("rank"):  # one process speaks for all
+        return
     if as_json:
         print_json(summary)
         return

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
-from openus.errors import UsageError
+from openus.errors import OpenUSError, UsageError
 
 TIMEOUT = timedelta(seconds=int(os.environ.get("OPENUS_TIMEOUT", "600")))
 """How long a process waits for the others before it ends with an error."""
@@ -60,18 +61,39 @@ class World:
             dist.all_reduce(values, group=_control())
         return values
 
+    def tell(self, text: str) -> str:
+        """What rank 0 says, to all."""
+        if self.size == 1:
+            return text
+        said = [text]
+        dist.broadcast_object_list(said, src=0, group=_control())
+        return said[0]
+
     def barrier(self) -> None:
         """Wait until all are here."""
         if self.size > 1:
             dist.barrier(group=_control())
 
 
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset",
+    "gloo",
+    "NCCL",
+    "ProcessGroup",
+    "Timed out",
+    "Broken pipe",
+)
 _groups: dict[str, dist.ProcessGroup] = {}
 
 
+def side_group(name: str) -> dist.ProcessGroup:
+    """A group over the CPU: "control", where agreeing never waits for a GPU, or "checkpoint", for a thread."""
+    return _groups[name]
+
+
 def _control() -> dist.ProcessGroup:
-    """A group over the CPU, so that agreeing on a number never waits for the GPU's queue."""
-    return _groups["control"]
+    return side_group("control")
 
 
 @contextmanager
@@ -86,9 +108,18 @@ def join(device: str = "auto") -> Iterator[World]:
     if size > 1:
         gpu = chosen.type == "cuda"
         dist.init_process_group("cuda:nccl,cpu:gloo" if gpu else "gloo", timeout=TIMEOUT)
-        _groups["control"] = dist.new_group(backend="gloo", timeout=TIMEOUT)  # type: ignore[assignment]
+        for name in ("control", "checkpoint"):
+            _groups[name] = dist.new_group(backend="gloo", timeout=TIMEOUT)  # type: ignore[assignment]
     try:
         yield World(size, rank, local_rank, chosen)
+    except RuntimeError as error:
+        if size > 1 and any(word in str(error) for word in _LOST):
+            why = str(error).strip().split("\n")[0]
+            raise OpenUSError(
+                f"rank {rank} of {size}: lost another process ({why}); see the first error among the processes, then "
+                "start them all again: the run goes on from its last checkpoint"
+            ) from error
+        raise
     finally:
         if size > 1:
             _groups.clear()
@@ -125,8 +156,14 @@ def replicate(model: nn.Module, world: World) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
 
-def gradients_stay(model: nn.Module, stay: bool) -> AbstractContextManager[None]:
+@contextmanager
+def gradients_stay(model: nn.Module, stay: bool) -> Iterator[None]:
     """Within this, gradients are not yet sent to the other processes: all but the last part of a batch."""
-    if stay and isinstance(model, nn.parallel.DistributedDataParallel):
-        return model.no_sync()
-    return nullcontext()
+    if isinstance(model, nn.parallel.DistributedDataParallel) and stay:
+        with model.no_sync():
+            yield
+    elif isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(not stay)
+        yield
+    else:
+        yield

@@ -23,16 +23,18 @@ from usfmae.model.weights import adapt, load_weights, write_atomic
 from usfmae.stream.index import Index, open_index
 from usfmae.stream.loader import Batch, Loader
 from usfmae.stream.plan import Cursor
-from usfmae.train.checkpoint import EMA, load_state, newest_whole, save_checkpoint
 from usfmae.train.data import Feeder, make_loader
-from usfmae.train.distributed import World, gradients_stay, join, replicate
+from usfmae.train.distributed import World, gradients_stay, join
 from usfmae.train.guard import Guard, Stop
+from usfmae.train.keeper import Keeper
 from usfmae.train.log import Clock, RunLog
 from usfmae.train.meter import Meter
 from usfmae.train.objective import Objective
 from usfmae.train.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from usfmae.train.recipe import Recipe, changed_fields, load_recipe
+from usfmae.train.share import is_sharded, share
 from usfmae.train.start import begin_with
+from usfmae.train.state import fill, live_tensors
 
 
 def pretrain(
@@ -67,6 +69,7 @@ def pretrain(
         trainer = Trainer(index, recipe, out, world, workers=workers, strict_data=strict_data)
         trainer.resume()
         summary = trainer.train(stop, max_steps, quiet)
+        summary["rank"] = world.rank
     if stop.reason in ("interrupted", "terminated"):
         if world.leads:
             step = summary["steps"]
@@ -108,10 +111,16 @@ class Trainer:
         self.step, self.cursor = 0, Cursor()
         self.mae = self._fresh()
         self.mae.checkpointing = recipe.training.checkpointing
-        if recipe.training.compile:
-            self.mae.compile()
-        self.model = replicate(self.mae, world)
+        self.shared, self.model = share(self.mae, recipe.training, world)
         self.optimizer = build_optimizer(self.mae, recipe.optim, world.device)
+        self.keeper = Keeper(
+            run,
+            world,
+            self.mae,
+            self.optimizer,
+            keep=recipe.report.keep,
+            sharded=is_sharded(recipe.training, world),
+        )
         self.objective = Objective(recipe.objective, self.config)
         self.ema = (
             {k: v.detach().clone() for k, v in self.mae.state_dict().items()} if recipe.training.ema else None
@@ -145,25 +154,14 @@ class Trainer:
 
     def resume(self) -> None:
         """Go to the newest whole checkpoint, where there is one."""
-        folder = newest_whole(self.run)
+        folder = self.keeper.newest()
         if folder is None:
             return
-        state = self._restore(folder)
+        state = self.keeper.restore(folder, self.ema)
         self.step, self.cursor = int(state["step"]), Cursor.from_dict(state["cursor"])
         self.meter.load_state_dict(state["meter"])
         self.guard.load_state_dict(state["guard"])
         self.loader = self._loader()
-
-    def _restore(self, folder: Path) -> dict[str, Any]:
-        """Put network, average and optimiser back to a checkpoint; the place in the data is the caller's."""
-        state = load_state(folder)
-        self.mae.load_state_dict(load_weights(folder).state)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            stored = load_weights(folder / EMA).state
-            for key, value in self.ema.items():
-                value.copy_(stored[key])
-        return state
 
     def train(self, stop: Stop, max_steps: int | None, quiet: bool) -> dict[str, Any]:
         """Take steps until the end of the recipe, a wish to stop, or `max_steps`; leaves a checkpoint."""
@@ -195,10 +193,12 @@ class Trainer:
                     if saves:
                         self.save()
                         saved = self.step
+                self.keeper.poll()
                 if ends:
                     break
             if saved != self.step:  # nothing was left to do, or the last step had a fault
                 self.save()
+            self.keeper.finish()
         if log is not None:
             log.close()
         return {
@@ -235,7 +235,7 @@ class Trainer:
         loss, each = torch.zeros((), device=device), []
         for place, (part, part_seeds) in enumerate(parts, 1):
             share = len(part) / len(images)
-            with gradients_stay(self.model, place < len(parts)):
+            with gradients_stay(self.shared, place < len(parts)):
                 with torch.autocast(device.type, torch.bfloat16, enabled=recipe.training.precision == "bf16"):
                     result = self.objective(self.model, part, part_seeds, number)
                 torch.autograd.backward(result.loss * share)
@@ -267,12 +267,11 @@ class Trainer:
                 continue
             self.guard.count(what, self.step)
             self.meter.discard()
-            folder = newest_whole(self.run)
+            folder = self.keeper.newest()
             if folder is None:
-                self.mae.load_state_dict(self._fresh().state_dict())
-                self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": {}})
+                self._begin_again()
             else:
-                self._restore(folder)
+                self.keeper.restore(folder, self.ema)
             if not quiet:
                 back = "the beginning" if folder is None else folder.name
                 err.print(
@@ -301,28 +300,27 @@ class Trainer:
     def _epoch(self) -> float:
         return round(self.step / self.loader.steps_per_epoch, 4)
 
+    def _begin_again(self) -> None:
+        """Back to the beginning: a fault came before the first checkpoint."""
+        live = live_tensors(self.mae, self.optimizer)
+        start = self._fresh().state_dict()
+        blank = {
+            k: torch.zeros(v.shape, dtype=v.dtype) for k, v in live.items() if not k.startswith("model.")
+        }
+        fill(live, {**{f"model.{k}": v for k, v in start.items()}, **blank}, "the beginning")
+        if self.ema is not None:
+            fill(self.ema, start, "the beginning")
+
     def save(self) -> None:
-        """Write a checkpoint of this step (rank 0), the others wait."""
-        if self.world.leads:
-            config = {
-                "model": self.config.to_dict(), "step": self.step, "epoch": self._epoch(),
-                "recipe": self.recipe.to_dict(), "data": {"set": self.index.set, "samples": self.index.count},
-            }  # fmt: skip
-            state = {
-                "version": 1, "step": self.step, "cursor": self.cursor.to_dict(),
-                "optimizer": self.optimizer.state_dict(), "meter": self.meter.state_dict(),
-                "guard": self.guard.state_dict(),
-            }  # fmt: skip
-            save_checkpoint(
-                self.run,
-                self.step,
-                self.mae.state_dict(),
-                config,
-                state,
-                keep=self.recipe.report.keep,
-                ema=self.ema,
-            )
-        self.world.barrier()
+        """Write a checkpoint of this step."""
+        config = {
+            "model": self.config.to_dict(), "step": self.step, "epoch": self._epoch(),
+            "recipe": self.recipe.to_dict(), "data": {"set": self.index.set, "samples": self.index.count},
+        }  # fmt: skip
+        state = {
+            "cursor": self.cursor.to_dict(), "meter": self.meter.state_dict(), "guard": self.guard.state_dict(),
+        }  # fmt: skip
+        self.keeper.save(self.step, config, state, self.ema)
 
     def _announce(self, last: int) -> None:
         count, size = sum(p.numel() for p in self.mae.parameters()), self.recipe.training.batch_size

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from usfmae.train.recipe import OptimRecipe
 
@@ -60,4 +61,5 @@ def learning_rate(step: int, total: int, peak: float, warmup: float, minimum: fl
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     """The norm of all gradients before clipping, which happens where `limit` is above 0."""
     parameters = [p for p in model.parameters() if p.grad is not None]
-    return torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -1,0 +1,35 @@
+"""How a network is spread over the processes, and compiled."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from usfmae.model.mae import MAE
+from usfmae.train.distributed import World, replicate
+from usfmae.train.recipe import TrainingRecipe
+
+
+def is_sharded(recipe: TrainingRecipe, world: World) -> bool:
+    """Whether parameters are sharded: asked for, and more than one process to shard over."""
+    return recipe.shard and world.size > 1
+
+
+def share(mae: MAE, recipe: TrainingRecipe, world: World) -> tuple[nn.Module, nn.Module]:
+    """The network as the processes share it, and as it is called: the same unless it is compiled.
+
+    Copies are compiled whole, with their exchange of gradients; sharded networks block by block, so that the
+    gathering of one block goes on while another computes.
+    """
+    if is_sharded(recipe, world):
+        from usfmae.train.sharded import shard
+
+        if recipe.compile:
+            for block in [*mae.blocks, *mae.decoder_blocks]:
+                cast(nn.Module, block).compile()
+        mae = shard(mae, world, recipe.precision == "bf16")
+        return mae, mae
+    shared = replicate(mae, world)
+    return shared, cast(nn.Module, torch.compile(shared)) if recipe.compile else shared
