@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,6 +80,77 @@ class ITKVolume(Volume):
         return np.ascontiguousarray(values.reshape(*rows_and_columns(self.shape, axis), *self._channels))
 
 
+_TYPES = {
+    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
+    "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class MetaHeader:
+    """The fields of a MetaImage header that say how its pixels lie."""
+
+    sizes: tuple[int, ...]
+    spacing: tuple[float, ...]
+    channels: int
+    element: str
+    big_endian: bool
+    compressed: bool
+    skip: int
+    """Bytes of the data file before its pixels; -1 where they are the end of it."""
+    data_file: str
+    end: int
+    """Where the header ends, and the pixels of a LOCAL file begin."""
+
+    @property
+    def pixel_bytes(self) -> int:
+        return product(self.sizes) * self.channels * _TYPES[self.element]
+
+    def written(self) -> bytes:
+        """A plain header for the same pixels, uncompressed and in the same file."""
+        return (
+            f"ObjectType = Image\nNDims = {len(self.sizes)}\nBinaryData = True\n"
+            f"BinaryDataByteOrderMSB = {self.big_endian}\nCompressedData = False\n"
+            f"ElementSpacing = {' '.join(map(str, self.spacing))}\nDimSize = {' '.join(map(str, self.sizes))}\n"
+            f"ElementNumberOfChannels = {self.channels}\nElementType = {self.element}\nElementDataFile = LOCAL\n"
+        ).encode()
+
+
+def read_meta_header(head: bytes, name: str) -> MetaHeader:
+    """Read the header at the beginning of `head`. ITK's own reader prints what it dislikes to the terminal."""
+    last = re.search(rb"(?im)^[ \t]*ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?\n", head)
+    if last is None:
+        raise DecodeError(f"{name}: truncated: its header does not say where the pixels are", "truncated")
+    lines = head[: last.start()].decode("latin-1").splitlines()
+    fields = {key.strip().lower(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+    try:
+        sizes = tuple(int(n) for n in fields["dimsize"].split())
+        spacing = tuple(float(n) for n in fields.get("elementspacing", "").split())
+        channels, skip = int(fields.get("elementnumberofchannels", 1)), int(fields.get("headersize", 0))
+        element = fields["elementtype"].upper().removesuffix("_ARRAY")
+        dimensions = int(fields["ndims"])
+    except (KeyError, ValueError) as error:
+        raise DecodeError(f"{name}: corrupt: its header has no proper {error}", "corrupt") from error
+    if (
+        element not in _TYPES
+        or not 2 <= dimensions <= 4
+        or fields.get("binarydata", "true").lower() != "true"
+    ):
+        raise DecodeError(
+            f"{name}: {dimensions}-D MetaImages of {element} values are not supported", "unsupported"
+        )
+    if len(sizes) != dimensions or min(sizes) < 1 or channels < 1:
+        raise DecodeError(f"{name}: corrupt: its header gives the sizes {sizes}", "corrupt")
+    if len(spacing) != dimensions or not all(0 < step < 1e9 for step in spacing):
+        spacing = (1.0,) * dimensions
+    order = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "false"))
+    compressed = fields.get("compresseddata", "false").lower() == "true"
+    file = last[1].decode("utf-8", "replace")
+    return MetaHeader(
+        sizes, spacing, channels, element, order.lower() == "true", compressed, skip, file, last.end()
+    )
+
+
 def lay_out_meta_image(
     reader: BinaryIO, name: str, sibling: Sibling | None, folder: str, limits: DecodeLimits
 ) -> tuple[str, int | None]:
@@ -87,30 +159,26 @@ def lay_out_meta_image(
     Expanded beforehand because ITK reads a compressed one as a whole for every slice.
     """
     reader.seek(0)
-    head = reader.read(HEADER)
-    field = re.search(rb"(?im)^[ \t]*ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?\n", head)
-    if field is None:
-        raise DecodeError(f"{name}: truncated: its header does not say where the pixels are", "truncated")
-    compressed = re.search(rb"(?im)^[ \t]*CompressedData[ \t]*=[ \t]*True", head[: field.start()]) is not None
-    skip = re.search(rb"(?im)^[ \t]*HeaderSize[ \t]*=[ \t]*(-?\d+)", head[: field.start()])
-    gone = rb"(?im)^[ \t]*(CompressedData|CompressedDataSize|HeaderSize|ElementDataFile)[ \t]*=[^\n]*\n"
-    header = re.sub(gone, b"", head[: field.start()]) + b"ElementDataFile = LOCAL\n"
-    data_name = field[1].decode("utf-8", "replace")
+    header = read_meta_header(reader.read(HEADER), name)
+    limits.check_pixels(name, header.sizes[0], header.sizes[1])
     path = f"{folder}/volume.mha"
     with open(path, "wb") as out:  # noqa: PTH123
-        out.write(header)
-        if data_name.upper() == "LOCAL":
-            reader.seek(field.end())
-            _copy_pixels(reader, out, compressed, name, limits)
+        begin = out.write(header.written())
+        if header.data_file.upper() == "LOCAL":
+            reader.seek(header.end)
+            _copy_pixels(reader, out, header, name, limits)
         else:
-            with _beside(data_name, name, sibling) as raw:
-                raw.seek(max(int(skip[1]), 0) if skip else 0)
-                _copy_pixels(raw, out, compressed, name, limits)
-        return path, out.tell() - len(header)
+            with _beside(header.data_file, name, sibling) as raw:
+                size = size_of(raw)
+                raw.seek(max(size - header.pixel_bytes, 0) if header.skip < 0 else header.skip)
+                _copy_pixels(raw, out, header, name, limits)
+        return path, out.tell() - begin
 
 
-def _copy_pixels(source: BinaryIO, out: BinaryIO, compressed: bool, name: str, limits: DecodeLimits) -> None:
-    if not compressed:
+def _copy_pixels(
+    source: BinaryIO, out: BinaryIO, header: MetaHeader, name: str, limits: DecodeLimits
+) -> None:
+    if not header.compressed:
         shutil.copyfileobj(source, out, MIB)
         return
     expander, left = zlib.decompressobj(zlib.MAX_WBITS | 32), limits.spool
@@ -140,8 +208,8 @@ def lay_out_nrrd(
     if field is None:
         if end is None:
             raise DecodeError(f"{name}: truncated: its header has no end", "truncated")
-        available = size_of(reader) - end.end() if raw else None
-        return on_disk(reader, folder, "volume.nrrd"), available
+        available = size_of(reader) - end.end()
+        return on_disk(reader, folder, "volume.nrrd"), available if raw else None
     data_name = field[1].decode("utf-8", "replace")
     with _beside(data_name, name, sibling) as data:
         size = size_of(data)

@@ -24,7 +24,9 @@ class NiftiVolume(Volume):
         size = size_of(reader)
         file: Any = reader
         with guard(name):
-            second = int.from_bytes(reader.read(4), "little") in (540, 0x1C020000)
+            begin = reader.read(348)
+            second = int.from_bytes(begin[:4], "little") in (540, 0x1C020000)
+            single = begin[4:7] == b"n+2" if second else begin[344:347] == b"n+1"
             reader.seek(0)
             kind: Any = nib.Nifti2Image if second else nib.Nifti1Image
             image = kind.from_file_map(
@@ -34,10 +36,9 @@ class NiftiVolume(Volume):
             stored = header.get_data_dtype()
             shape = tuple(int(n) for n in header.get_data_shape())
             offset = int(header["vox_offset"])
-            magic = bytes(header["magic"])
             self._data: Any = image.dataobj
             self.meta = {"zooms": "x".join(f"{zoom:g}" for zoom in header.get_zooms())}
-        if not magic.startswith(b"n+"):
+        if not single:
             raise DecodeError(
                 f"{name}: a NIfTI header whose pixels lie in another file is not supported", "unsupported"
             )
@@ -45,6 +46,7 @@ class NiftiVolume(Volume):
             raise DecodeError(f"{name}: a NIfTI of shape {shape} is no stack of pictures", "unsupported")
         if stored.kind == "c" or (stored.names and set(stored.names) - set("RGBA")):
             raise DecodeError(f"{name}: NIfTI values of type {stored} are not supported", "unsupported")
+        limits.check_pixels(name, shape[0], shape[1] if len(shape) > 1 else 1)
         missing = offset + product(shape) * stored.itemsize - size
         if missing > 0:
             raise DecodeError(f"{name}: truncated: {missing:,} bytes of its pixels are missing", "truncated")
