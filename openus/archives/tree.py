@@ -63,11 +63,25 @@ class _Node:
 
     def __init__(self, store: Store, prefix: str, unit: str, depth: int, nests: bool = True) -> None:
         self.store, self.prefix, self.unit, self.depth = store, prefix, unit, depth
-        items = {item.name: item for item in store.items()}
+        self.items = items = {item.name: item for item in store.items()}
         groups = group_archives(items) if nests else []
         self.nested = [(group, [items[part] for part in group.parts]) for group in groups]
         inside = {part for group in groups for part in group.parts}
         self.files = {name: item for name, item in items.items() if name not in inside}
+
+
+def _lies_unpacked(inside: dict[str, Item], stem: str, folder: dict[str, Item]) -> bool:
+    """True if all files of an archive lie in its folder too, under its stem or right beside it, by name and size.
+
+    So a dataset is not counted twice when somebody unpacked an archive and kept it.
+    """
+    beside = stem.rpartition("/")[0]
+    for base in (f"{stem}/", f"{beside}/" if beside else ""):
+        if inside and all(
+            base + name in folder and folder[base + name].size == item.size for name, item in inside.items()
+        ):
+            return True
+    return False
 
 
 _Lazy = tuple[str, str, Callable[[], _Node]]
@@ -82,6 +96,8 @@ class Tree:
 
     roots:  folders, archives (all parts of a split one may be given, or lie beside the first) or plain files.
     limits: what hostile archives may not exceed.
+    An archive in a folder is left out if all its files lie there unpacked as well.
+
     work:   folder for what must be unpacked or spooled (rar, 7z, compressed archives inside archives). It is
             shared by all processes and kept; without it each process uses a temporary folder of its own.
     """
@@ -230,7 +246,10 @@ class Tree:
         else:
             openers = [partial(open_file, path) for path in paths()]
         unit = outer.unit or ("" if direct or self._workspace.shared else key)
-        return self._archive(key, group, openers, paths, prefix, unit, outer.depth + 1, identity_)
+        node = self._archive(key, group, openers, paths, prefix, unit, outer.depth + 1, identity_)
+        if isinstance(outer.store, FolderStore) and _lies_unpacked(node.items, group.stem, outer.items):
+            node.files, node.nested = {}, []
+        return node
 
     def _spool(self, outer: _Node, key: str, items: Sequence[Item]) -> list[Path]:
         """The parts of a nested archive as files on disk."""

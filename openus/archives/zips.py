@@ -10,6 +10,7 @@ import io
 import stat
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -21,6 +22,7 @@ from openus.errors import ArchiveError
 
 END = b"PK\x05\x06"
 LOCATOR64 = b"PK\x06\x07"
+UNICODE_PATH = 0x7075
 UTF8_FLAG, ENCRYPTED_FLAG, STRONG_FLAG = 0x800, 0x1, 0x40
 READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 METHODS = {
@@ -67,6 +69,25 @@ def read_end(reader: BinaryIO, label: str) -> EndRecord:
             disk, directory_disk, entries = end64
         return EndRecord(disk, directory_disk, entries, locator)
     return EndRecord(disk, directory_disk, entries, None)
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> str | None:
+    """The name in Info-ZIP's Unicode Path field (APPNOTE 4.6.9), if there is one and it belongs to this name.
+
+    Packers on systems with another code page (GBK, Shift-JIS) put it beside a name that nobody else can read.
+    """
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        field = extra[at + 4 : at + 4 + length]
+        if (
+            kind == UNICODE_PATH
+            and len(field) > 5
+            and struct.unpack_from("<L", field, 1)[0] == zlib.crc32(raw)
+        ):
+            return field[5:].decode("utf-8", "replace")
+        at += 4 + length
+    return None
 
 
 def has_end(opener: Callable[[], BinaryIO]) -> bool:
@@ -178,7 +199,8 @@ class ZipStore(Store):
     def _name(info: zipfile.ZipInfo) -> str:
         if info.flag_bits & UTF8_FLAG:
             return info.orig_filename
-        return decoded(info.orig_filename.encode("cp437"))
+        raw = info.orig_filename.encode("cp437")
+        return _unicode_path(info.extra, raw) or decoded(raw)
 
     def _check(self, info: zipfile.ZipInfo, name: str, mode: int) -> None:
         if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):

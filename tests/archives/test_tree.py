@@ -10,10 +10,12 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import tarfile
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +162,21 @@ def test_packed_and_unpacked_differ_by_a_prefix(tmp_path: Path) -> None:
     assert content(Tree([packed])) == content(Tree([unpacked.parent]))
 
 
+def test_archive_kept_beside_what_was_unpacked_from_it(tmp_path: Path) -> None:
+    for number, where in enumerate(("sub", "sub/DS", ".")):  # unpacked here, or into a folder of its name
+        folder = tmp_path / str(number)
+        (folder / "sub").mkdir(parents=True)
+        (folder / ("sub/DS.zip" if where != "." else "DS.zip")).write_bytes(zip_bytes(FILES))
+        make_folder(folder / where)
+        assert sorted(content(Tree([folder]))) == sorted(prefixed("" if where == "." else where + "/", FILES))
+        (folder / where / "labels.csv").write_bytes(b"edited since")
+        if where == "sub/DS":
+            with pytest.raises(ArchiveError, match="keep either the archive or what was unpacked"):
+                Tree([folder]).entries()
+        else:  # not the same data any more, and under other paths: both are shown
+            assert len(Tree([folder]).entries()) == 2 * len(FILES)
+
+
 def test_litter_and_empty_folders_left_out(tmp_path: Path) -> None:
     littered = FILES | dict.fromkeys(LITTER, b"litter") | {"empty/": b""}
     for suffix in ("zip", "tar.gz"):
@@ -186,6 +203,19 @@ def test_names_are_nfc_and_zip_names_without_flag_are_utf8(tmp_path: Path) -> No
     )  # so that the bytes can be put in place: a zip without the UTF-8 flag
     (tmp_path / "b.zip").write_bytes(plain.replace(b"aehnlich.png", raw))
     assert list(content(Tree([tmp_path / "b.zip"]))) == ["b/ähnlich.png"]
+
+
+def test_unicode_path_field_of_zip(tmp_path: Path) -> None:
+    """A name in GBK without the UTF-8 flag, with the readable name in Info-ZIP's extra field."""
+    raw, readable = "超声.png".encode("gbk"), "超声.png".encode()
+    info = zipfile.ZipInfo("abcdefgh"[: len(raw) - 4] + ".png")
+    field = struct.pack("<BL", 1, zlib.crc32(raw)) + readable
+    info.extra = struct.pack("<2H", 0x7075, len(field)) + field
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(info, b"pixels")
+    data = (tmp_path / "a.zip").read_bytes().replace(info.filename.encode(), raw)
+    (tmp_path / "a.zip").write_bytes(data)
+    assert content(Tree([tmp_path / "a.zip"])) == {"a/超声.png": b"pixels"}
 
 
 def test_plain_files_as_roots(tmp_path: Path) -> None:

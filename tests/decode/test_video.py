@@ -182,7 +182,7 @@ def test_mp4_with_its_index_first_and_cut(tmp_path: Path) -> None:
     assert found == "truncated"
 
 
-def test_damaged_clip_does_not_leak_a_foreign_error() -> None:
+def test_damaged_clip_does_not_leak_a_foreign_error(capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("mp4-h264", "avi-mjpeg", "webm-vp9"):
         data = write(smooth(10), *FORMATS[name])
         rng = np.random.default_rng(3)
@@ -194,6 +194,7 @@ def test_damaged_clip_does_not_leak_a_foreign_error() -> None:
                 frames(bytes(damaged), limits=DecodeLimits(pixels=1 << 20, frames=1000))
             except Exception as error:
                 assert type(error).__name__ == "DecodeError", error
+    assert capfd.readouterr().err == ""
 
 
 def test_sound_only_and_gigapixel() -> None:
