@@ -23,9 +23,16 @@ DataArgument = Annotated[str, typer.Argument(help="Corpus folder, or the URL of 
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
-@app.callback()
-def common() -> None:
+@app.callback(invoke_without_command=True)
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
     """Pretrain a masked autoencoder on ultrasound, and use it."""
+    if version:
+        from usfmae import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 @app.command()
