@@ -25,6 +25,7 @@ from openus.shards.corpus import write_corpus
 from openus.shards.parquet import read_parquet
 from openus.shards.schema import REJECTED
 from openus.shards.writer import ShardInfo, write_parquet
+from openus.sources import mask_of
 
 PRETRAIN = "pretrain"
 _CHUNK_FILES = {"image": 256, "video": 8, "volume": 2}
@@ -191,11 +192,12 @@ def _chunks(result: SourceResult, corpus: Corpus, work: Path) -> Iterator[ChunkS
             policy=corpus.frames.get(source.slug, source.frames),
             clean=clean,
             encoding=corpus.pack.held_out if held_out else corpus.pack.pretrain,
-            masks=held_out and source.masks is not None,
+            masks=held_out and (source.masks is not None or mask_of(source.code) is not None),
             mask_threshold=source.masks.threshold if source.masks else None,
             code=source.code,
             folder=work / "sources" / source.slug,
             number=number,
+            stack=source.stack,
             fingerprint=fingerprint(result.roots, members),
         )
 
@@ -262,7 +264,9 @@ def _deduplicate(ready: Sequence[SourceResult], corpus: Corpus, report: Report) 
     rows = pa.concat_tables(tables).replace_schema_metadata(None)
     report("dedup", 0, len(rows))
     columns = ["key", "set", "source", "member", "index", "pixel_sha256"]
-    decisions: Decisions = exact_duplicates(rows.select(columns).to_pandas(use_threads=False), drop=corpus.dedup.exact)
+    decisions: Decisions = exact_duplicates(
+        rows.select(columns).to_pandas(use_threads=False), drop=corpus.dedup.exact
+    )
     kept = rows.append_column("cluster", pa.array(decisions.cluster, pa.string())).filter(
         pa.array(decisions.keep)
     )

@@ -29,10 +29,12 @@ from openus.decode import open_media
 from openus.decode.frame import Frame, Media, Pixels
 from openus.dedup.hashes import phash, pixel_sha256
 from openus.errors import ArchiveError, DecodeError
-from openus.manifest import CleanSettings, Encoding, FramePolicy
+from openus.manifest import CleanSettings, Encoding, FramePolicy, Stack
 from openus.select import Selected
 from openus.shards.schema import REJECTED, ROW
-from openus.sources import transform_of
+from openus.sources import mask_of, transform_of
+from openus.stack import StackedClip, open_clip
+from openus.tables import Tables
 
 _OMIT = ("shard", "offset", "size", "cluster")
 CHUNK_ROW = pa.schema(
@@ -64,6 +66,7 @@ class ChunkSpec:
     """Identity of the input bytes and of the code, made by the caller."""
     poisoned: frozenset[str] = field(default_factory=frozenset)
     """Members that killed a worker; they are rejected unread."""
+    stack: Stack | None = None
 
     @functools.cached_property
     def name(self) -> str:
@@ -81,7 +84,7 @@ class ChunkSpec:
             self.masks,
             self.mask_threshold,
             [
-                (m.path, m.member, m.size, dict(m.labels), m.patient, m.clip, m.split, m.mask)
+                (m.path, m.member, m.size, dict(m.labels), m.patient, m.clip, m.split, m.mask, m.rows)
                 for m in self.members
             ],
         ]
@@ -171,25 +174,30 @@ class _Maker:
         self.rows: list[dict[str, Any]] = []
         self.rejected: list[dict[str, Any]] = []
         self.tally = Tally()
+        self.pending: set[int] = set()
         self.at = 0
         self.transform = transform_of(spec.code)
+        self.draw = mask_of(spec.code)
 
     def run(self) -> None:
-        known = {member.path: member for member in self.spec.members}
+        known: dict[str, list[Selected]] = {}
         for selected in self.spec.members:
             if selected.member in self.spec.poisoned:
-                known.pop(selected.path)
                 self.tally.members += 1
                 self.reject(selected.member, -1, "decode", "crashed", "a native decoder crashed on this file")
+            else:
+                known.setdefault(selected.path, []).append(selected)
         seen: set[str] = set()
         try:
             for member in self.spec.tree.read(list(known)):
                 seen.add(member.path)
-                self.one(member, known[member.path])
+                for selected in known[member.path]:
+                    self.one(member, selected)
         except ArchiveError as error:
             for path in known.keys() - seen:
-                self.tally.members += 1
-                self.reject(known[path].member, -1, "decode", "archive", str(error))
+                for selected in known[path]:
+                    self.tally.members += 1
+                    self.reject(selected.member, -1, "decode", "archive", str(error))
         # Members come in the order of the archive; rows are kept in the order of their names.
         self.rows.sort(key=lambda row: (row["member"], row["index"]))
         self.rejected.sort(key=lambda row: (row["member"], row["index"], row["stage"]))
@@ -198,24 +206,27 @@ class _Maker:
         self.spec.reading_path.write_text(selected.member)
         self.tally.members += 1
         before = self.tally.decoded
+        self.pending.clear()
         try:
-            media = open_media(
-                member.open(), member.path, policy=self.spec.policy, sibling=self._sibling(member.path)
-            )
+            media = self._open(member, selected)
             for frame, outcome in clean_frames(self.frames(media, selected), self.spec.clean, media.meta):
                 if isinstance(outcome, Refused):
                     self.reject(selected.member, frame.index, "clean", outcome.reason, outcome.detail)
                 else:
                     self.rows.append(self.row(frame, outcome, selected, media.kind))
+                    self.pending.discard(frame.index)
                     self.tally.kept += 1
-        except DecodeError as error:
+        except (DecodeError, ArchiveError) as error:
+            reason = error.reason if isinstance(error, DecodeError) else "archive"
             done = self.tally.decoded - before
-            note = f" (after {done} frames, which are kept)" if done else ""
-            self.reject(selected.member, -1, "decode", error.reason, f"{error}{note}")
+            note = f" (after {done} frames)" if done else ""
+            self.reject(selected.member, -1, "decode", reason, f"{error}{note}")
+            # Frames that cleaning still held when the file broke off; each has its own row.
+            for index in sorted(self.pending):
+                self.reject(
+                    selected.member, index, "decode", reason, "the file broke off before it was cleaned"
+                )
             self.tally.announced += done
-            return
-        except ArchiveError as error:
-            self.reject(selected.member, -1, "decode", "archive", str(error))
             return
         taken = self.tally.decoded - before
         announced = max(taken, media.count or 0)
@@ -225,10 +236,24 @@ class _Maker:
         elif taken == 0:
             self.reject(selected.member, -1, "decode", "no-frames", "the file holds no picture")
 
+    def _open(self, member: Member, selected: Selected) -> Media:
+        if self.spec.stack is not None:
+            clip = StackedClip(selected.member, selected.rows)
+            return open_clip(member.open(), member.path, self.spec.stack, clip, self.spec.policy)
+        return open_media(
+            member.open(), member.path, policy=self.spec.policy, sibling=self._sibling(member.path)
+        )
+
+    @functools.cached_property
+    def _tables(self) -> Tables:
+        tree = self.spec.tree
+        return Tables(self.spec.source, [entry.path for entry in tree.entries()], tree.open)
+
     def frames(self, media: Media, selected: Selected) -> Iterator[Frame]:
         """The decoded frames, counted, each put right by the source's own code where it has some."""
         for frame in media.frames():
             self.tally.decoded += 1
+            self.pending.add(frame.index)
             if self.transform is None:
                 yield frame
                 continue
@@ -243,7 +268,9 @@ class _Maker:
         spec = self.spec
         data = encode(cleaned.pixels, spec.encoding)
         at, length = self.put(data)
-        mask_at, mask_length = self.mask(selected, cleaned) if spec.masks and selected.mask else (0, 0)
+        mask_at, mask_length = (
+            self.mask(selected, cleaned) if spec.masks and (selected.mask or self.draw) else (0, 0)
+        )
         height, width = cleaned.pixels.shape
         return {
             "key": sample_key(spec.source, selected.member, frame.index),
@@ -277,9 +304,13 @@ class _Maker:
 
     def mask(self, selected: Selected, cleaned: Cleaned) -> tuple[int, int]:
         """Store the mask of a sample, cut and resized as its picture was (nearest neighbour, no new values)."""
-        with self.spec.tree.open(selected.mask) as file:
-            media = open_media(file, selected.mask)
-            grey = next(self._grey(media.frames()))
+        try:
+            grey = self._mask_pixels(selected)
+        except (DecodeError, ArchiveError) as error:
+            self.reject(
+                selected.mask or selected.member, -1, "mask", getattr(error, "reason", "archive"), str(error)
+            )
+            return 0, 0
         if self.spec.mask_threshold is not None:
             grey = np.where(grey > self.spec.mask_threshold, np.uint8(255), np.uint8(0))
         x, y, w, h = cleaned.sector
@@ -292,6 +323,12 @@ class _Maker:
             )
         small = np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
         return self.put(encode(small, Encoding(format="png")))
+
+    def _mask_pixels(self, selected: Selected) -> Pixels:
+        if self.draw is not None:
+            return self.draw(selected.member, self._tables)
+        with self.spec.tree.open(selected.mask) as file:
+            return next(self._grey(open_media(file, selected.mask).frames()))
 
     @staticmethod
     def _grey(frames: Iterator[Frame]) -> Iterator[Pixels]:
@@ -306,6 +343,7 @@ class _Maker:
         return at, len(data)
 
     def reject(self, member: str, index: int, stage: str, reason: str, detail: str) -> None:
+        self.pending.discard(index)
         row = (self.spec.source, member, index, stage, reason, " ".join(detail.split()))
         self.rejected.append(dict(zip(REJECTED.names, row, strict=True)))
 

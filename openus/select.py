@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import BinaryIO
 
 from openus.archives import Entry
-from openus.errors import ManifestError, SourceError, did_you_mean
+from openus.errors import DecodeError, ManifestError, SourceError, did_you_mean
 from openus.glob import Glob, any_matches
 from openus.manifest import Rule, Source
-from openus.tables import Row, Tables
+from openus.tables import Row, TableMissingError, Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class Selected:
     split: str = ""
     mask: str = ""
     """Path of the mask in the dataset; "" where there is none."""
+    rows: tuple[int, ...] = ()
+    """Places of a clip's frames in the stack at `path`; empty where the file is one image, clip or volume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +68,16 @@ def select(
             f"{source.slug}: none of {len(entries)} files matches {', '.join(source.images)}; "
             f"is this the right folder or archive?{_sample(entries)}"
         )
-    strip = len(_wrapper([entry.path for entry in chosen], keep))
+    names = _members([entry.path for entry in entries], _wrapper([entry.path for entry in chosen], keep))
     code = _code(source)
     tables = Tables(source.slug, [entry.path for entry in entries], opener)
     annotator = _Annotator(source, tables, code, salt)
     images: list[Selected] = []
     excluded: list[Excluded] = []
     selected = {entry.path for entry in chosen}
-    wrapper = chosen[0].path[:strip]
     masks = _MaskFinder(source, [e.path for e in entries if e.path not in selected])
     for entry in sorted(entries, key=lambda e: e.path):
-        member = entry.path[strip:] if entry.path.startswith(wrapper) else entry.path
+        member = names[entry.path]
         if entry.path not in selected:
             reason = "excluded" if any_matches(drop, entry.path) else "not-selected"
             excluded.append(Excluded(member, reason))
@@ -85,22 +86,43 @@ def select(
         if refusal:
             excluded.append(Excluded(member, refusal))
             continue
-        known = annotator(member)
-        images.append(
-            Selected(
-                entry.path,
-                member,
-                entry.size,
-                entry.unit,
-                entry.random,
-                known.labels,
-                known.patient,
-                known.clip,
-                known.split,
-                masks(entry.path),
+        for part, size, rows in _parts(source, entry, member, opener):
+            known = annotator(part)
+            images.append(
+                Selected(
+                    entry.path,
+                    part,
+                    size,
+                    entry.unit,
+                    entry.random,
+                    known.labels,
+                    known.patient,
+                    known.clip,
+                    known.split,
+                    masks(entry.path),
+                    rows,
+                )
             )
-        )
     return Selection(tuple(images), tuple(excluded), (*annotator.notes(), *masks.notes()))
+
+
+def _parts(
+    source: Source, entry: Entry, member: str, opener: Callable[[str], BinaryIO]
+) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """(member, bytes, rows) of an image file: itself, or the clips of a stack."""
+    if source.stack is None:
+        yield member, entry.size, ()
+        return
+    from openus.stack import clips
+
+    try:
+        with opener(entry.path) as file:
+            found = clips(file, member, source.stack)
+    except DecodeError as error:
+        raise SourceError(f"{source.slug}: {error}") from error
+    total = sum(len(clip.rows) for clip in found)
+    for clip in found:
+        yield f"{member}/{clip.name}", entry.size * len(clip.rows) // total, clip.rows
 
 
 def _sample(entries: Sequence[Entry]) -> str:
@@ -123,6 +145,16 @@ def _wrapper(paths: Sequence[str], globs: Sequence[Glob]) -> str:
         if all(any_matches(globs, path[len(wrapper) :]) for path in paths):
             return wrapper
     return ""
+
+
+def _members(paths: Sequence[str], wrapper: str) -> dict[str, str]:
+    """The name of each file inside the dataset: without the wrapper, and with ``X/X/…`` told as ``X/…``.
+
+    An archive that holds a folder of its own name gives the former, the same archive unpacked the latter.
+    """
+    plain = {path: path.removeprefix(wrapper) for path in paths}
+    short = {path: re.sub(r"^([^/]+)/\1/", r"\1/", name) for path, name in plain.items()}
+    return short if len(set(short.values())) == len(short) else plain
 
 
 def _code(source: Source) -> ModuleType | None:
@@ -239,9 +271,14 @@ class _RuleReader:
     def _index(self) -> dict[tuple[str, ...], Row]:
         rule = self.rule
         assert rule.table is not None and rule.key is not None
-        rows = self.tables.read(
-            rule.table, sep=rule.sep, sheet=rule.sheet, skip=rule.skip, header=rule.header
-        )
+        try:
+            rows = self.tables.read(
+                rule.table, sep=rule.sep, sheet=rule.sheet, skip=rule.skip, header=rule.header
+            )
+        except TableMissingError:
+            if rule.optional:
+                return {}
+            raise
         keys = (rule.key,) if isinstance(rule.key, str) else rule.key
         for column in (*keys, str(rule.column)):
             if rows and column not in rows[0]:

@@ -15,6 +15,10 @@ Row = dict[str, str]
 MAX_TABLE_BYTES = 512 << 20
 
 
+class TableMissingError(SourceError):
+    """A table the manifest names is not among the files of the dataset."""
+
+
 class Tables:
     """Finds and reads the tables of one dataset; every value is stripped text, "" where empty.
 
@@ -24,19 +28,23 @@ class Tables:
     def __init__(self, slug: str, paths: Sequence[str], opener: Callable[[str], BinaryIO]) -> None:
         self._slug, self._paths, self._open = slug, paths, opener
         self._cache: dict[tuple[object, ...], list[Row]] = {}
+        self._found: dict[str, str] = {}
 
     def find(self, selector: str) -> str:
         """The path of the one file a selector names; where copies lie at several depths, the shallowest."""
+        if selector in self._found:
+            return self._found[selector]
         glob = Glob(selector)
         hits = [path for path in self._paths if glob.matches(path)]
         if not hits:
             name = selector.rsplit("/", 1)[-1]
             near = did_you_mean(name, {path.rsplit("/", 1)[-1] for path in self._paths})
-            raise SourceError(
+            raise TableMissingError(
                 f"{self._slug}: no file matches '{selector}' among {len(self._paths)} files{near}; "
                 "the download is incomplete or its layout has changed"
             )
-        return min(hits, key=lambda path: (path.count("/"), path))
+        self._found[selector] = min(hits, key=lambda path: (path.count("/"), path))
+        return self._found[selector]
 
     def text(self, selector: str) -> str:
         """The whole file as text (UTF-8, else Latin-1)."""

@@ -136,3 +136,28 @@ def test_members_without_a_row_are_counted() -> None:
     selection = chosen(FILES | {"top/Images/c_3.png": b""})
     assert selection.images[2].labels == {}
     assert "label 'kind': 1 of 3 files have no value" in selection.notes
+
+
+def test_an_archive_of_its_own_folder_names_files_as_the_unpacked_one_does() -> None:
+    unpacked = {"a/Images/x_1.png": b"", "b/Images/x_1.png": b"", "b/notes.txt": b""}
+    packed = {"a/a/Images/x_1.png": b"", "b/b/Images/x_1.png": b"", "b/b/notes.txt": b""}
+    plain = {"labels": {}, "patient": None, "masks": None}
+    assert [i.member for i in chosen(packed, **plain).images] == [
+        i.member for i in chosen(unpacked, **plain).images
+    ]
+    both = {"a/a/Images/x_1.png": b"", "a/Images/x_1.png": b"", "b/Images/x_1.png": b""}
+    assert len({i.member for i in chosen(both, **plain).images}) == 3
+
+
+def test_an_optional_rule_forgives_a_missing_table() -> None:
+    files = {k: v for k, v in FILES.items() if "csv" not in k}
+    rule = {
+        "table": "data.csv",
+        "match": r"Images/(?P<key>\w)_",
+        "key": "id",
+        "column": "kind",
+        "optional": True,
+    }
+    selection = chosen(files, labels={"kind": rule}, patient=None)
+    assert [image.labels for image in selection.images] == [{}, {}]
+    assert "label 'kind': 2 of 2 files have no value" in selection.notes

@@ -4,6 +4,7 @@ A module may define any of
 
 - ``annotate(path, tables) -> dict``: labels, patient, clip or split that replace the declared ones;
 - ``keep(path, tables) -> str | None``: a reason not to take this file;
+- ``mask(path, tables) -> pixels``: the mask of an image, 0 and 255, where no file holds it (polygons);
 - ``transform(pixels, path, index) -> pixels | None``: what must be done to each frame; None leaves it out.
 """
 
@@ -11,10 +12,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from openus.decode.frame import Pixels
 
+if TYPE_CHECKING:
+    from openus.tables import Tables
+
 Transform = Callable[[Pixels, str, int], "Pixels | None"]
+Draw = Callable[[str, "Tables"], Pixels]
 
 
 def transform_of(code: str | None) -> Transform | None:
@@ -22,4 +28,12 @@ def transform_of(code: str | None) -> Transform | None:
     if code is None:
         return None
     function: Transform | None = getattr(importlib.import_module(f"openus.sources.{code}"), "transform", None)
+    return function
+
+
+def mask_of(code: str | None) -> Draw | None:
+    """The `mask` of a source's module, or None."""
+    if code is None:
+        return None
+    function: Draw | None = getattr(importlib.import_module(f"openus.sources.{code}"), "mask", None)
     return function

@@ -33,6 +33,7 @@ class Sample:
     pixels: the kept frames by their index, grey and upright.
     patient: as the source writes it; the build hashes it where the source does not publish it.
     mask: path of the mask inside the tree, "" where there is none or none can be found by rule.
+    drawn: the mask where no file holds it and the source's code draws it, else None.
     repeat: True where every frame repeats a sample that sorts before it, so that deduplication drops it.
     """
 
@@ -43,6 +44,7 @@ class Sample:
     """None: that of a single image (none), or the file itself for clips and volumes."""
     split: str = ""
     mask: str = ""
+    drawn: Pixels | None = None
     repeat: bool = False
 
 

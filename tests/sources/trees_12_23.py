@@ -191,7 +191,7 @@ def dfhi(mini: Mini) -> Expectation:
         name = f"Patient{number:05d}_Plane3_1_of_2.png"
         mask = f"{plane}/{masks.get(plane, plane + '-Segmentation')}/SegmentationClass/{name}"
         mini.mask(mask, colour=(255, 0, 0))
-        samples[f"{plane}/{plane}/{name}"] = Sample(
+        samples[f"{plane}/{name}"] = Sample(
             one(mini.image(f"{plane}/{plane}/{name}", "RGB")), {"plane": plane.lower()}, name[:12], mask=mask
         )
         never += [mask, mini.mask(f"{plane}/{plane}-PASCAL/SegmentationObject/{name}", colour=(128, 0, 0))]

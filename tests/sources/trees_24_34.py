@@ -122,7 +122,9 @@ def gist514_db(mini: Mini) -> Expectation:
         grey = mini.image(f"{top}/images/{name}", "RGB")
         mini.image(f"usd514-db/usd514_jpeg_raw/images/{name}", "RGB", (80, 60))
         labels = {"tumour": tumour, "location": str(n % 7)}
-        samples[f"images/{name}"] = Sample(one(grey), labels, split=f"fold{n % 5}")
+        drawn = np.zeros((48, 64), np.uint8)
+        drawn[8:29, 10:41] = 255
+        samples[f"images/{name}"] = Sample(one(grey), labels, split=f"fold{n % 5}", drawn=drawn)
         images.append({"id": 100 + n, "file_name": name, "width": 64, "height": 48, "anatomy_id": n % 7})
         marks.append(
             {
