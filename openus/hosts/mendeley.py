@@ -37,7 +37,7 @@ def resolve(source: Source, route: Route, web: Web | None) -> list[RemoteFile]:
     listed: list[RemoteFile] = []
     for folder, path in paths.items():
         for entry in _files(web, f"{base}/files", folder, version):
-            details = entry.get("content_details") or {}
+            details = entry["content_details"]
             name = path + entry["filename"]
             sha256 = details.get("sha256_hash")
             listed.append(
@@ -54,6 +54,7 @@ def resolve(source: Source, route: Route, web: Web | None) -> list[RemoteFile]:
 
 def _files(web: Web, url: str, folder: str, version: str) -> Iterator[dict[str, Any]]:
     start = 0
+    seen: set[str] = set()
     while True:
         query: dict[str, str | int] = {
             "folder_id": folder,
@@ -62,8 +63,10 @@ def _files(web: Web, url: str, folder: str, version: str) -> Iterator[dict[str, 
             "$limit": PAGE,
         }
         entries = web.json(url, query)
-        yield from entries
-        if len(entries) < PAGE:
+        fresh = [entry for entry in entries if entry["content_details"]["download_url"] not in seen]
+        yield from fresh
+        seen.update(entry["content_details"]["download_url"] for entry in fresh)
+        if len(entries) < PAGE or not fresh:  # nothing new: the API gave all at once and ignored the page
             return
         start += PAGE
 
