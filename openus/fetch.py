@@ -203,9 +203,12 @@ def _by_route(source: Source, route: Route, transfer: Transfer) -> Obtained:
     try:
         return _gather(source, route, transfer, files)
     except HttpError as error:
-        if error.status in (401, 403):
-            raise refused(source, route, error) from error
-        raise
+        if error.status not in (401, 403):
+            raise
+        needs = refused(source, route, error)
+        if needs is error:
+            raise
+        raise needs from error
 
 
 def _gather(source: Source, route: Route, transfer: Transfer, files: Sequence[RemoteFile]) -> Obtained:

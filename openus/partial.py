@@ -86,8 +86,7 @@ class Part:
         old = self._identity()
         fresh = Identity(url, response.headers.get("ETag"), response.headers.get("Last-Modified"))
         if response.status_code == 200:
-            encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-            total = None if encoded else _number(response.headers.get("Content-Length"))
+            total = announced(response)
             self._write_note(replace(fresh, size=total))
             return False, total
         start, total = _content_range(response)
@@ -129,6 +128,14 @@ class Part:
         fresh = self.note.with_name(self.note.name + ".new")
         fresh.write_text(json.dumps(asdict(identity)))
         fresh.replace(self.note)
+
+
+def announced(response: requests.Response) -> int | None:
+    """The length of the whole file, if the host says it."""
+    if response.status_code == 206:
+        return _content_range(response)[1]
+    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+    return None if encoded else _number(response.headers.get("Content-Length"))
 
 
 def body(response: requests.Response, url: str) -> Iterator[bytes]:

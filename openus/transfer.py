@@ -30,7 +30,7 @@ from openus.hosts.base import RemoteFile
 from openus.lock import LockFile, exclusive
 from openus.mirrors import Mirrors, mirror_path
 from openus.net import InterruptionError, Retrier, RetryPolicy, check_address, new_session, open_url, redact
-from openus.partial import Part, body
+from openus.partial import Part, announced, body
 from openus.sniff import refuse_message
 from openus.tally import OnBytes, Tally
 
@@ -137,6 +137,26 @@ class Transfer:
         """Like `fetch`, but only what is on this machine already: in a mirror folder or in the cache."""
         with self._claim(file, folder) as target:
             return self._local(file, target)
+
+    def probe(self, file: RemoteFile) -> int | None:
+        """The length the host announces, from its first bytes; None where it announces none.
+
+        Raises what `fetch` would for a dead address, a web page in place of the file, or another size.
+        """
+        check_address(file.url)
+        retrier = Retrier(self.retry, redact(file.url))
+        while True:
+            try:
+                headers = {**file.headers, "Range": "bytes=0-2047"}
+                with open_url(self.session, file.url, headers=headers, timeout=self.timeout) as response:
+                    total = announced(response)
+                    head = next(body(response, file.url), b"")
+                break
+            except InterruptionError as error:
+                retrier.failed(error)
+        refuse_message(file.name, head[:2048], response.headers.get("Content-Type", ""), redact(file.url))
+        _check_size(file, redact(file.url), total, REPLACED)
+        return total
 
     @contextmanager
     def _claim(self, file: RemoteFile, folder: str) -> Iterator[Path]:

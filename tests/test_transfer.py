@@ -304,6 +304,26 @@ def test_no_server_at_all(transfer: Transfer) -> None:
         transfer.fetch(RemoteFile("a.zip", "http://127.0.0.1:9/a.zip"), "set")
 
 
+def test_a_probe_moves_no_more_than_the_first_bytes(site: Site, transfer: Transfer) -> None:
+    site.put("/a.zip", DATA)
+    site.put("/b.zip", DATA, always=Fault(ignore_range=True), faults=[Fault(status=503)])
+    site.put("/c.zip", DATA, always=Fault(chunked=True, ignore_range=True))
+    assert [transfer.probe(remote(site, name)) for name in ("a.zip", "b.zip", "c.zip")] == [
+        600_000,
+        600_000,
+        None,
+    ]
+    assert site.requests[0].headers["Range"] == "bytes=0-2047"
+    assert not (transfer.cache / "set").exists()
+    with pytest.raises(ChecksumError, match="expected 5 bytes, found 600000"):
+        transfer.probe(remote(site, size=5))
+    with pytest.raises(TransferError, match="HTTP 404"):
+        transfer.probe(remote(site, "gone.zip"))
+    site.put("/d.zip", b"<html><title>Moved</title>", always=Fault(headers={"Content-Type": "text/html"}))
+    with pytest.raises(TransferError, match="a web page titled 'Moved'"):
+        transfer.probe(remote(site, "d.zip"))
+
+
 def test_offline_takes_the_cache_and_asks_nobody(site: Site, transfer: Transfer) -> None:
     site.put("/a.zip", DATA)
     path = transfer.fetch(remote(site), "set")

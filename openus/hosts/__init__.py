@@ -10,7 +10,7 @@ A mirror keeps the files under these names, HOST/PATH of what a browser would sh
 ================  ==============================================================
 github            github.com/OWNER/NAME/archive/REVISION.zip; single files
                   raw.githubusercontent.com/OWNER/NAME/REVISION/PATH
-http              host and path of the address
+http              host and path of the address; a query is added after ``?``, its ``/`` as ``_``
 zenodo            zenodo.org/records/ID/files/NAME
 figshare          figshare.com/articles/ARTICLE/NAME
 mendeley          data.mendeley.com/datasets/ID/VERSION/NAME

@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, request: Request, served: Served, fault: Fault) -> None:
         start, total = 0, len(served.content)
-        match = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
         condition = request.headers.get("If-Range")
         same = condition is None or condition in (served.etag, served.modified)
         ranged = bool(match) and same and not fault.ignore_range
@@ -150,7 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
             if value is not None:
                 self.send_header(name, value)
         if ranged:
-            end = min(total, start + (fault.piece or total))
+            last = int(match[2]) + 1 if match and match[2] else total
+            end = min(total, last, start + (fault.piece or total))
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{total}")
         if fault.encoding:
             self.send_header("Content-Encoding", fault.encoding)
