@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import simplejpeg
 from PIL import Image
 
 from openus import __version__
@@ -249,9 +250,13 @@ def _grey(data: bytes, name: str, limits: DecodeLimits) -> np.ndarray[Any, np.dt
             limits.check_pixels(name, *header.size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DecodeError(f"{name}: not a JPEG, PNG or WebP picture ({error})", "not-an-image") from error
-    pixels: Any = cv2.imdecode(
-        np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-    )
+    try:
+        if data[:2] == b"\xff\xd8":  # OpenCV would fill the lost part of a cut JPEG with grey
+            return np.asarray(simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0], np.uint8)
+        flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (ValueError, KeyError, cv2.error) as error:  # simplejpeg: KeyError for an unknown colour space
+        raise DecodeError(f"{name}: the picture is damaged or cut short ({error})", "truncated") from error
     if pixels is None:
         raise DecodeError(f"{name}: the picture is damaged or cut short", "truncated")
     return np.asarray(pixels, np.uint8)

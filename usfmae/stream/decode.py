@@ -67,7 +67,7 @@ def decode_grey(data: bytes, width: int, height: int, reduction: int = 1) -> Gre
             _same_size(grey.shape, (height, width))
             if reduction > 1:
                 grey = np.asarray(cv2.resize(grey, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-    except (ValueError, cv2.error) as error:
+    except (ValueError, KeyError, cv2.error) as error:  # simplejpeg: KeyError for an unknown colour space
         raise DecodeError(f"the picture is damaged or cut short ({error})", reason="corrupt") from error
     _same_size(grey.shape, shape)
     return grey
@@ -80,7 +80,7 @@ def decode_any(data: bytes, side: int) -> Grey:
     """
     try:
         found = simplejpeg.decode_jpeg_header(data)[:2] if data[:2] == b"\xff\xd8" else _header_size(data)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise DecodeError(f"the picture is damaged or cut short ({error})", reason="corrupt") from error
     height, width = int(found[0]), int(found[1])
     if not 0 < height * width <= _MOST_PIXELS:

@@ -105,7 +105,9 @@ def _plain_errors(feed: Iterable[Any]) -> Iterator[Any]:
     try:
         yield from feed
     except CorpusError as error:
-        raise CorpusError(str(error).strip().splitlines()[-1].removeprefix("openus.errors.CorpusError: ")) from error
+        raise CorpusError(
+            str(error).strip().splitlines()[-1].removeprefix("openus.errors.CorpusError: ")
+        ) from error
 
 
 class _Views(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -142,9 +144,11 @@ class _Views(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
             except DecodeError as error:
                 failed += 1
                 where = f"sample {sample['__key__']} in {sample['__url__']}: {error}"
-                if self.strict or failed > self.buffer:
+                if self.strict:
+                    raise CorpusError(f"{where}; data are strict, so the run ends") from error
+                if failed > self.buffer:
                     raise CorpusError(
-                        f"{where}; {'data are strict' if self.strict else 'nothing else'}"
+                        f"{where}, and so are the {self.buffer} before it; are these pictures?"
                     ) from error
                 log.warning("%s; the next one is taken", where)
                 continue

@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openus.errors import CorpusError, UsageError
+from openus.errors import CorpusError, UsageError, did_you_mean
 from openus.places import Place
 from usfmae.stream.ahead import ShardsAhead
-from usfmae.stream.decode import crop_boxes, decode_side_of, reductions
+from usfmae.stream.decode import INTERPOLATIONS, crop_boxes, decode_side_of, reductions
 from usfmae.stream.index import Index
 from usfmae.stream.mixture import make_plan
 from usfmae.stream.plan import Cursor, Ints, Plan, Share, Words
@@ -140,6 +140,11 @@ class Loader:
         self.index, self.batch_size, self.size, self.workers = index, batch_size, size, workers
         self.epochs, self.crop, self.interpolation = epochs, crop, interpolation
         self.strict, self.prefetch, self.pin = strict, max(prefetch, 1), pin
+        if interpolation not in INTERPOLATIONS:
+            hint = did_you_mean(interpolation, INTERPOLATIONS)
+            raise UsageError(
+                f"interpolation '{interpolation}' is unknown{hint}; use {' or '.join(INTERPOLATIONS)}"
+            )
         self.side = decode_side_of(size) if decode_side is None else decode_side
         self.plan = plan if plan is not None else make_plan(index, seed)
         self.share = Share(self.plan.count, batch_size, world, rank, tail)

@@ -154,7 +154,9 @@ class Cells:
                 continue
             upto = np.concatenate([[0], np.cumsum(self.count[cells])])
             total = int(upto[-1])
-            shift = (np.arange(epoch + 1) * round(0.618034 * total) + source) % total  # spread over the epochs
+            shift = (
+                np.arange(epoch + 1) * round(0.618034 * total) + source
+            ) % total  # spread over the epochs
             draws[cells] = np.diff((upto * int(quota) + shift[-1]) // total)
             for some in np.array_split(shift[:-1], epoch // 256 + 1):
                 before[cells] += np.diff(((upto * int(quota) + some[:, None]) // total).sum(0))

@@ -33,7 +33,10 @@ def serve(connection: Connection, views: Views, memory: np.ndarray[Any, np.dtype
     while True:
         try:
             task = connection.recv_bytes()
-        except (EOFError, ConnectionResetError):  # the parent closed its end, maybe with our last answer unread
+        except (
+            EOFError,
+            ConnectionResetError,
+        ):  # the parent closed its end, maybe with our last answer unread
             return
         slot, first = HEADER.unpack_from(task)
         records = np.frombuffer(task, RECORD, offset=HEADER.size)
