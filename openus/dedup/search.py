@@ -1,14 +1,16 @@
 """All pairs of 256-bit hashes within a Hamming radius, exactly.
 
 Multi-index hashing (Norouzi, Punjani and Fleet, Fast Search in Hamming Space with Multi-Index Hashing, CVPR
-2012): cut the hash into m parts with 2 m > radius; two hashes within the radius then differ by at most one bit
-in at least one part. So for each part only hashes whose part is equal, or differs in one bit, are compared, and
-those lie side by side once the hashes are sorted by that part.
+2012): cut the hash into m parts with (t + 1) m > radius; two hashes within the radius then differ by at most t
+bits in at least one part. So for each part only hashes whose part is equal, or differs in at most t bits, are
+compared, and those lie side by side once the hashes are sorted by that part. t is 1 or 2, whichever is cheaper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,14 +41,15 @@ def pairs_within(
         i, j: int64 [P], sorted by (i, j); distance: uint16 [P].
 
     Raises:
-        ValueError: the radius is negative or leaves parts too short to be of use (over 62).
+        ValueError: the radius is negative, or leaves parts too short to be of use (over 62).
     """
     if not 0 <= radius <= 62:
         raise ValueError(f"radius {radius}: expected 0 to 62")
     count = len(hashes)
+    flips = min((1, 2), key=lambda t: _cost(count, radius, t))
+    parts = _parts(radius, flips)
     words = np.ascontiguousarray(hashes).view(np.uint64).reshape(count, BITS // 64)
-    parts = radius // 2 + 1
-    found = [_within_part(words, _part(hashes, number, parts), radius, old) for number in range(parts)]
+    found = [_within_part(words, _part(hashes, number, parts), flips, radius, old) for number in range(parts)]
     code = np.unique(
         np.concatenate([block for blocks in found for block in blocks] or [np.empty(0, np.int64)])
     )
@@ -64,6 +67,18 @@ def collapse(hashes: NDArray[np.uint8]) -> tuple[Index, Index]:
     return first[order], rank[inverse]
 
 
+def _parts(radius: int, flips: int) -> int:
+    return radius // (flips + 1) + 1
+
+
+def _cost(count: int, radius: int, flips: int) -> float:
+    """Look-ups and comparisons, roughly, for hashes whose bits are even."""
+    parts = _parts(radius, flips)
+    width = min(_MAX_PART, BITS // parts)
+    lookups = sum(comb(width, bits) for bits in range(flips + 1))
+    return float(parts * lookups * count * (1 + 2 * count / 2**width))
+
+
 def _part(hashes: NDArray[np.uint8], number: int, parts: int) -> NDArray[np.uint32]:
     """Every `parts`-th bit, beginning with bit `number`: spread out, since neighbouring DCT bits go together."""
     key = np.zeros(len(hashes), np.uint32)
@@ -76,17 +91,17 @@ def _part(hashes: NDArray[np.uint8], number: int, parts: int) -> NDArray[np.uint
     return key
 
 
-def _within_part(words: Words, key: NDArray[np.uint32], radius: int, old: int) -> list[Index]:
+def _within_part(words: Words, key: NDArray[np.uint32], flips: int, radius: int, old: int) -> list[Index]:
     order = np.argsort(key, kind="stable")
     key, words = key[order], words[order]
     width = int(key[-1]).bit_length() if len(key) else 0
     starts = np.searchsorted(key, np.arange((1 << width) + 1, dtype=np.uint32))
     places = np.arange(len(key))
-    ends = starts[key + np.uint32(1)] if width else np.full(len(key), len(key))
-    found = list(_compare(words, order, places, places + 1, ends, radius, old))
-    for bit in range(width):
-        lower = np.flatnonzero((key >> np.uint32(bit)) & np.uint32(1) == 0)
-        other = key[lower] | np.uint32(1 << bit)
+    found = list(_compare(words, order, places, places + 1, starts[key + np.uint32(1)], radius, old))
+    for bits in [chosen for t in range(1, flips + 1) for chosen in combinations(range(width), t)]:
+        # Each pair once: from the hash whose first flipped bit is 0.
+        lower = np.flatnonzero((key >> np.uint32(bits[0])) & np.uint32(1) == 0)
+        other = key[lower] ^ np.uint32(sum(1 << bit for bit in bits))
         found += _compare(words, order, lower, starts[other], starts[other + np.uint32(1)], radius, old)
     return found
 
