@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,6 +26,8 @@ class Identity:
     etag: str | None = None
     modified: str | None = None
     size: int | None = None
+    md5: str | None = None
+    """Of the whole file, where the host sends it with the bytes."""
 
     @property
     def validator(self) -> str | None:
@@ -38,7 +42,6 @@ class Part:
 
     digests:  checksums of the bytes that are in the part.
     furthest: the most bytes it ever held in this process; more than that is progress.
-    told:     MD5 of the whole file, where the host sends it with the bytes.
     """
 
     def __init__(self, base: Path) -> None:
@@ -46,7 +49,12 @@ class Part:
         self.note = base.with_name(base.name + ".part.json")
         self.digests = Digests(())
         self.furthest = 0
-        self.told: str | None = None
+
+    @property
+    def told(self) -> str | None:
+        """The MD5 of the whole file, where the host sent it with the bytes."""
+        identity = self._identity()
+        return identity.md5 if identity else None
 
     def ask(
         self,
@@ -66,8 +74,9 @@ class Part:
         if identity is None or identity.url != url or not have or not (identity.validator or safe):
             self.truncate(algorithms, size)
             return {}
-        if not self.digests.covers(algorithms, have):
-            self.digests = Digests(algorithms, identity.size or size)
+        wanted = {*algorithms, *(["md5"] if identity.md5 else [])}
+        if not self.digests.covers(wanted, have):
+            self.digests = Digests(wanted, identity.size or size)
             with self.path.open("rb") as stream:
                 while data := stream.read(CHUNK):
                     self.digests.update(data)
@@ -87,7 +96,7 @@ class Part:
         fresh = Identity(url, response.headers.get("ETag"), response.headers.get("Last-Modified"))
         if response.status_code == 200:
             total = announced(response)
-            self._write_note(replace(fresh, size=total))
+            self._write_note(replace(fresh, size=total, md5=_published(response.headers)))
             return False, total
         start, total = _content_range(response)
         complete = response.status_code == 416 and total == self.digests.length
@@ -106,7 +115,7 @@ class Part:
         """Start from nothing."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_bytes(b"")
-        self.digests = Digests(algorithms, size)
+        self.digests = Digests({*algorithms, *(["md5"] if self.told else [])}, size)
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -128,6 +137,18 @@ class Part:
         fresh = self.note.with_name(self.note.name + ".new")
         fresh.write_text(json.dumps(asdict(identity)))
         fresh.replace(self.note)
+
+
+def _published(headers: Mapping[str, str]) -> str | None:
+    """The MD5 of the whole file that Google (also for Kaggle) and Azure storage send along."""
+    google = re.search(r"(?:^|[ ,])md5=([A-Za-z0-9+/=]+)", headers.get("x-goog-hash", ""))
+    encoded = google[1] if google else headers.get("x-ms-blob-content-md5", "")
+    try:
+        digest = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        return None
+    stored = headers.get("Content-Encoding", "identity") == "identity"
+    return digest.hex() if len(digest) == 16 and stored else None
 
 
 def announced(response: requests.Response) -> int | None:

@@ -8,11 +8,9 @@ its size and checksum are right it is renamed to ``CACHE/FOLDER/NAME``.
 
 from __future__ import annotations
 
-import base64
 import errno
 import logging
 import os
-import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -235,7 +233,7 @@ class Transfer:
 
     def _receive(self, file: RemoteFile, url: str, part: Part, retrier: Retrier) -> bool:
         """One attempt at the rest of a file; return whether it was put together from pieces."""
-        algorithms = sorted({"md5", "sha256"} | ({split_hash(file.hash)[0]} if file.hash else set()))
+        algorithms = {"sha256"} | ({split_hash(file.hash)[0]} if file.hash else set())
         shown = redact(url)
         ranges = part.ask(
             shown,
@@ -253,7 +251,6 @@ class Transfer:
         )
         with response:
             resumed, total = part.begin(response, shown)
-            part.told = _published(response.headers)
             if not resumed:
                 part.truncate(algorithms, total if total is not None else file.size)
             if response.status_code == 416:  # the part holds everything already
@@ -342,18 +339,6 @@ def _check_hash(file: RemoteFile, where: str, found: Mapping[str, str], hint: st
     if file.stable:
         raise ChecksumError(f"{message}; {hint}")
     log.warning("%s; the host makes this file on request, so other bytes are taken", message)
-
-
-def _published(headers: Mapping[str, str]) -> str | None:
-    """The MD5 of the whole file that Google (also for Kaggle) and Azure storage send along."""
-    google = re.search(r"(?:^|[ ,])md5=([A-Za-z0-9+/=]+)", headers.get("x-goog-hash", ""))
-    encoded = google[1] if google else headers.get("x-ms-blob-content-md5", "")
-    try:
-        digest = base64.b64decode(encoded, validate=True)
-    except ValueError:
-        return None
-    stored = headers.get("Content-Encoding", "identity") == "identity"
-    return digest.hex() if len(digest) == 16 and stored else None
 
 
 def _place(found: Path, target: Path) -> Path:
