@@ -14,7 +14,8 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch.nn.functional import interpolate
 
 from tests.model.test_mae import colour, small, wake
-from usfmae.model.layouts import WeightsError, encoder_state, from_huggingface, to_huggingface
+from usfmae.model.foreign import recognise
+from usfmae.model.layouts import WeightsError, encoder_state, to_huggingface
 from usfmae.model.mae import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, MAE
 from usfmae.model.weights import Weights, build_encoder, build_mae, fold_channels, load_weights, save_weights
 
@@ -67,7 +68,7 @@ def test_hugging_face_layout_is_read_and_written(tmp_path: Path) -> None:
     mae = awake(colour())
     stored = to_huggingface(mae.state_dict())
     assert "vit.encoder.layer.0.attention.attention.query.weight" in stored
-    back = from_huggingface(stored)
+    back = recognise(stored, "stored").state
     assert set(back) == set(mae.state_dict()) and all(
         torch.equal(back[k], v) for k, v in mae.state_dict().items()
     )

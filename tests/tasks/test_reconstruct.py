@@ -21,8 +21,9 @@ from usfmae.model.masking import MASKINGS
 from usfmae.model.painting import TILE, paint
 from usfmae.model.weights import Weights, save_weights
 from usfmae.stream.index import open_index
-from usfmae.tasks.reconstruct import find_rows, reconstruct, square
+from usfmae.tasks.reconstruct import find_rows, reconstruct
 from usfmae.train.loop import pretrain
+from usfmae.train.pictures import square
 from usfmae.train.recipe import load_recipe
 
 

@@ -1,8 +1,7 @@
 """Key layouts of masked autoencoder weights, and how to get from one to another.
 
 Ours is the layout of the reference MAE (github.com/facebookresearch/mae), which timm's ViT shares for the
-encoder. Read: the reference, with or without a wrapping ``model``/``state_dict`` entry or a ``module.``
-prefix, and Hugging Face's ViTMAE in the names it stores. Written: ours and Hugging Face's.
+encoder. What others write is recognised by `usfmae.model.foreign`; here: ours, and Hugging Face's to write.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from openus.errors import OpenUSError
@@ -57,24 +55,6 @@ def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not is_decoder_key(key)}
 
 
-def normalise_keys(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """Any layout we read -> ours. `name` is the file, for the message of a `WeightsError`."""
-    inner: Mapping[str, Any] = state
-    for wrapper in ("model", "state_dict"):
-        if isinstance(inner.get(wrapper), Mapping):
-            inner = inner[wrapper]
-    tensors = {k.removeprefix("module."): v for k, v in inner.items() if isinstance(v, Tensor)}
-    if any(key.startswith(("vit.embeddings.", "embeddings.")) for key in tensors):
-        tensors = from_huggingface(tensors)
-    if "patch_embed.proj.weight" not in tensors or "pos_embed" not in tensors:
-        raise WeightsError(
-            f"{name}: not the weights of a ViT or MAE this package reads (no patch_embed.proj.weight and "
-            f"pos_embed among its {len(tensors)} tensors); known layouts: reference MAE, timm ViT, "
-            "Hugging Face ViTMAE"
-        )
-    return tensors
-
-
 def to_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state in the names Hugging Face's ViTMAE stores; the fused qkv becomes three maps."""
     result: dict[str, Tensor] = {}
@@ -91,33 +71,6 @@ def to_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 result[f"{prefix}.attention.attention.{which}.{leaf}"] = piece.contiguous()
         else:
             result[f"{prefix}.{_HF_BLOCK[part]}.{leaf}"] = value
-    return result
-
-
-def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `to_huggingface`; keys it does not know are kept, so that they are reported later."""
-    top = {v: k for k, v in _HF_TOP.items()}
-    parts = {v: k for k, v in _HF_BLOCK.items()}
-    block = re.compile(r"^(vit\.encoder\.layer|decoder\.decoder_layers)\.(\d+)\.(.+)\.(weight|bias)$")
-    stacks = {v: k for k, v in _HF_BLOCKS.items()}
-    result: dict[str, Tensor] = {}
-    for original, value in state.items():
-        key = original if original.startswith(("vit.", "decoder.")) else f"vit.{original}"
-        match = block.match(key)
-        if match is None:
-            stem, dot, leaf = key.rpartition(".")
-            result[top[key] if key in top else f"{top[stem]}{dot}{leaf}" if stem in top else original] = value
-            continue
-        stack, number, part, leaf = match.groups()
-        prefix = f"{stacks[stack]}.{number}"
-        if part == "attention.attention.query":
-            pieces = [
-                state[original.replace("attention.query", f"attention.{w}")]
-                for w in ("query", "key", "value")
-            ]
-            result[f"{prefix}.attn.qkv.{leaf}"] = torch.cat(pieces)
-        elif part not in ("attention.attention.key", "attention.attention.value"):
-            result[f"{prefix}.{parts[part]}.{leaf}" if part in parts else original] = value
     return result
 
 

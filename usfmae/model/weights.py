@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from usfmae.model.layouts import WeightsError, encoder_state, infer_config, is_decoder_key, normalise_keys
+from usfmae.model.foreign import recognise
+from usfmae.model.layouts import WeightsError, encoder_state, is_decoder_key
 from usfmae.model.mae import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, MAE, MAEConfig
 
 if TYPE_CHECKING:  # timm doubles the time it takes to start; only who builds an encoder pays for it
@@ -73,7 +74,7 @@ def load_weights(path: str | Path) -> Weights:
     """Read weights from a run folder (its newest whole checkpoint), a checkpoint folder, or a file.
 
     Files: ``.safetensors``, or ``.pt``/``.pth``/``.bin`` without pickled code, in any layout of
-    `usfmae.model.layouts`. Raises `WeightsError`.
+    `usfmae.model.foreign` that is a plain ViT. Raises `WeightsError`.
     """
     path = Path(path)
     if not path.exists():
@@ -86,12 +87,21 @@ def load_weights(path: str | Path) -> Weights:
 
             return newest_weights(path)
         path = _file_in(path)
-    tensors = read_tensors(path)
-    state = normalise_keys(tensors, str(path))
     config = _read_config(path)
+    if config is not None and "model" not in config:
+        name = config.get("architecture", {}).get("name", "another network")
+        raise WeightsError(
+            f"{path}: the weights of {name}, not of a plain ViT; finetune and probe can use them"
+        )
+    found = recognise(read_tensors(path), str(path))
+    if found.model is None:
+        raise WeightsError(
+            f"{path}: {found.layout}, not a plain ViT; bring it into a folder of ours first with: "
+            f"usfmae import {path} --out FOLDER"
+        )
     if config is None:
-        config = {"format": FORMAT, "version": 1, "model": infer_config(state, str(path)).to_dict()}
-    return Weights(state, config, path)
+        config = {"format": FORMAT, "version": 1, "model": found.model.to_dict()}
+    return Weights(found.state, config, path)
 
 
 def _file_in(folder: Path) -> Path:
@@ -119,6 +129,7 @@ def _read_config(file: Path) -> dict[str, Any] | None:
 
 
 def read_tensors(file: Path) -> dict[str, Any]:
+    """What a weights file holds, whatever its layout; nothing in it is executed. Raises `WeightsError`."""
     size = file.stat().st_size
     try:
         if file.suffix == ".safetensors":

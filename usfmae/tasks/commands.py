@@ -37,6 +37,7 @@ def add_commands(app: typer.Typer) -> None:
     """Mount the commands of this module on the application."""
     app.command()(finetune)
     app.command()(predict)
+    app.command("import")(import_)
 
 
 def finetune(
@@ -82,8 +83,7 @@ def finetune(
     from usfmae.tasks.tables import show_result
 
     start = Start(weights=weights, timm=model, pretrained=pretrained, size=scratch)
-    fresh = not pretrained and weights is None
-    settings = load_recipe(recipe or ("finetune-scratch" if fresh else "finetune-base"), set_ or ())
+    settings = load_recipe(recipe or ("finetune-scratch" if start.fresh else "finetune-base"), set_ or ())
     result = work(
         data, benchmark, start, settings, out, protocol=protocol, folds=fold, seed=seed, fraction=fraction,
         device=device, quiet=quiet or json_,
@@ -138,3 +138,32 @@ def predict(
         console.err.print(f"usfmae: error: {result.error}", style="red", markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
+
+
+def import_(
+    weights: Annotated[
+        Path, typer.Argument(metavar="WEIGHTS", help="A weights file, or a folder holding one.")
+    ],
+    out: OutOption,
+    mean: Annotated[
+        float | None,
+        typer.Option("--mean", help="Mean the weights were trained with, 0..1. [default: as found]"),
+    ] = None,
+    std: Annotated[float | None, typer.Option("--std", help="The same for the deviation.")] = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Bring other people's weights into a folder that finetune, probe and embed take.
+
+    Reads reference MAE, USF-MAE, timm ViT, DINOv2, Hugging Face ViT and ViTMAE, mmpretrain ViT, SAM, UltraSam;
+    recognised by content, every key accounted for, no pickled code executed.
+    """
+    console.set_debug(debug)
+    from usfmae.tasks.importing import import_weights
+    from usfmae.tasks.tables import show_import
+
+    account = import_weights(weights, out, mean=mean, std=std)
+    if json_:
+        console.print_json(account)
+    else:
+        show_import(account)

@@ -6,36 +6,58 @@ prediction cannot disagree on it. Its `architecture` is plain JSON, enough to bu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from openus.errors import OpenUSError, UsageError, did_you_mean
-from usfmae.model.weights import WeightsError, build_encoder, load_weights
+from usfmae.model.foreign import unwrap
+from usfmae.model.weights import (
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    WeightsError,
+    build_encoder,
+    load_weights,
+    read_tensors,
+)
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a network begins: weights of ours or others' (``weights``), or a timm model by name (``timm``).
+    """Where a network begins.
 
-    `pretrained` asks timm for its published weights; without it the network starts from random ones.
+    `weights`: a run, a checkpoint folder or a weights file. `timm`: a timm model by name, from random weights,
+    from `weights` (a file of that model), or `pretrained` (what timm publishes). `size`: a fresh encoder of ours
+    ("tiny" … "large").
     """
 
     weights: str | None = None
     timm: str | None = None
     pretrained: bool = False
     size: str | None = None
-    """A fresh encoder of ours ("tiny" … "large"), trained from random weights."""
 
     def __post_init__(self) -> None:
-        if sum(value is not None for value in (self.weights, self.timm, self.size)) != 1:
+        ways = (self.weights is not None or self.timm is not None) + (self.size is not None)
+        if ways != 1:
             raise UsageError(
-                "give one of --weights (a run or a weights file), --model (a timm name), --scratch"
+                "give one of --weights (a run or a weights file), --model (a timm name), --scratch (a size)"
             )
+        if self.pretrained and (self.timm is None or self.weights is not None):
+            raise UsageError(
+                "--pretrained goes with --model alone: it asks timm for the weights it publishes"
+            )
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the network begins with random weights."""
+        return self.weights is None and not self.pretrained
 
     @property
     def name(self) -> str:
@@ -43,7 +65,7 @@ class Start:
         if self.weights is not None:
             path = Path(self.weights)
             return path.name if path.is_dir() else path.stem
-        return f"{self.timm or f'vit-{self.size}'}" + ("" if self.pretrained else "-scratch")
+        return f"{self.timm or f'vit-{self.size}'}" + ("-scratch" if self.fresh else "")
 
 
 class Network(nn.Module):
@@ -91,7 +113,11 @@ def build(
     Raises UsageError (unknown name), WeightsError (which keys do not fit, NaN), OpenUSError (unreachable).
     """
     if start.timm is not None:
-        return _timm_network(start.timm, start.pretrained, outputs, size, drop_path, grey)
+        return _timm_network(start, outputs, size, drop_path, grey)
+    ours = _folder_config(start.weights)
+    if ours.get("architecture", {}).get("family") == "timm":
+        state = read_tensors(Path(str(start.weights)) / WEIGHTS)
+        return from_state(ours, state, str(start.weights), outputs=outputs, size=size, drop_path=drop_path)
     if start.size is not None:
         from usfmae.model.mae import MAEConfig
 
@@ -114,7 +140,7 @@ def rebuild(architecture: Mapping[str, Any], input_: Mapping[str, Any], size: in
     """The network that config.json describes, with random weights, for `load_state_dict`."""
     if architecture["family"] == "timm":
         body: nn.Module = _create_timm(
-            architecture["name"], False, architecture["outputs"], size, 0.0, len(input_["mean"])
+            architecture["name"], None, architecture["outputs"], size, 0.0, len(input_["mean"])
         )
     else:
         body = build_encoder(
@@ -124,47 +150,120 @@ def rebuild(architecture: Mapping[str, Any], input_: Mapping[str, Any], size: in
     return Network(body, architecture, input_["mean"], input_["std"])
 
 
+def _folder_config(weights: str | None) -> dict[str, Any]:
+    """config.json of a checkpoint folder of ours; empty for anything else."""
+    if weights is None:
+        return {}
+    file = Path(weights) / CONFIG
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) and config.get("format") == FORMAT else {}
+
+
+def from_state(
+    config: Mapping[str, Any], state: Mapping[str, Tensor], where: str, *, outputs: int, size: int,
+    drop_path: float = 0.0,
+) -> Network:  # fmt: skip
+    """A timm model as `config` describes it (imported, or fine-tuned), with the weights of `state` and a fresh head.
+
+    Raises WeightsError naming `where`: keys that do not fit, NaN.
+    """
+    name, input_ = config["architecture"]["name"], config["input"]
+    refuse_nan(state, where)
+    body = _create_timm(name, None, outputs, size, drop_path, len(input_["mean"]))
+    _load_body(body, state, where)
+    architecture = {"family": "timm", "name": name, "outputs": outputs}
+    return Network(body, architecture, input_["mean"], input_["std"])
+
+
+def _load_body(body: Any, state: Mapping[str, Tensor], where: str) -> None:
+    """All but the classifier; positions are resampled to the body's grid."""
+    own = body.state_dict()
+    classifier = body.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    fit: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key.startswith(heads):
+            continue
+        if key == "pos_embed" and key in own and value.ndim == 3 and value.shape != own[key].shape:
+            value = resample_abs_pos_embed(
+                value, list(body.patch_embed.grid_size), num_prefix_tokens=body.num_prefix_tokens
+            )
+        fit[key] = value
+    wrong = [key for key in fit if key not in own or own[key].shape != fit[key].shape]
+    missing = [key for key in own if key not in fit and not key.startswith(heads)]
+    if wrong or missing:
+        parts = [
+            f"{len(k)} {w} (first: {k[0]})" for k, w in ((wrong, "do not fit"), (missing, "missing")) if k
+        ]
+        raise WeightsError(f"{where}: the weights are not those of this network: {', '.join(parts)}")
+    body.load_state_dict(fit, strict=False)
+
+
 def _timm_network(
-    name: str, pretrained: bool, outputs: int, size: int, drop_path: float, grey: tuple[float, float]
+    start: Start, outputs: int, size: int, drop_path: float, grey: tuple[float, float]
 ) -> Network:
-    # Published weights see three equal channels under their own normalisation: exact, where folding the RGB
-    # kernels into one is not (ImageNet's mean and deviation differ by channel).
-    channels = 3 if pretrained else 1
-    body = _create_timm(name, pretrained, outputs, size, drop_path, channels)
-    mean: Sequence[float] = (grey[0],)
-    std: Sequence[float] = (grey[1],)
-    if pretrained:
+    name = str(start.timm)
+    if start.fresh:
+        body = _create_timm(name, None, outputs, size, drop_path, 1)
+        mean: tuple[float, ...] = (grey[0],)
+        std: tuple[float, ...] = (grey[1],)
+    else:
+        # Published weights see three equal channels under their own normalisation: exact, where folding the RGB
+        # kernels into one is not (ImageNet's mean and deviation differ by channel).
+        source: dict[str, Any] | None = {}
+        if start.weights is not None:
+            state = unwrap(read_tensors(Path(start.weights)))
+            refuse_nan(state, start.weights)
+            source = {"state_dict": state}
+        body = _create_timm(name, source, outputs, size, drop_path, 3, start.weights or "")
         mean, std = normalisation(body)
         refuse_nan(body.state_dict(), name)
     return Network(body, {"family": "timm", "name": name, "outputs": outputs}, mean, std)
 
 
 def _create_timm(
-    name: str, pretrained: bool, outputs: int, size: int, drop_path: float, channels: int
-) -> Any:
+    name: str, source: dict[str, Any] | None, outputs: int, size: int, drop_path: float, channels: int,
+    file: str = "",
+) -> Any:  # fmt: skip
+    """A timm model. source: None for random weights, {} for the published, or {"state_dict": …} of `file`."""
     import timm
 
     if not timm.is_model(name.split(".")[0]):
         raise UsageError(f"timm knows no model '{name}'{did_you_mean(name, timm.list_models())}")
-    options: dict[str, Any] = {"num_classes": outputs, "in_chans": channels, "pretrained": pretrained}
-    optional: tuple[dict[str, Any], ...] = (
-        {"img_size": size, "drop_path_rate": drop_path},
-        {"drop_path_rate": drop_path},
-        {},
-    )
-    for extra in optional:
+    options: dict[str, Any] = {"num_classes": outputs, "in_chans": channels, "pretrained": source is not None}
+    if source:
+        options["pretrained_cfg_overlay"] = source
+    paths = {"drop_path_rate": drop_path}
+    # SAM's positions are resampled as images come; its tables keep the size they were published with.
+    sized = {} if name.startswith("samvit") else {"img_size": size}
+    wishes: tuple[dict[str, Any], ...] = ({**sized, **paths}, paths, {})
+    for extra in wishes:
         try:
             return timm.create_model(name, **options, **extra)
         except TypeError:
             continue  # this family takes no image size, or no drop path
         except (OSError, RuntimeError) as error:
-            if not pretrained:
-                raise UsageError(f"timm cannot build '{name}' for {size} px: {error}") from error
-            raise OpenUSError(
-                f"the published weights of '{name}' cannot be had ({' '.join(str(error).split())[:160]}); "
-                "place the file on this machine and give it with --weights, or leave --pretrained away"
-            ) from error
+            raise _cannot_create(name, source, size, file, error) from error
     raise UsageError(f"timm cannot build '{name}' with {channels} input channels and {outputs} outputs")
+
+
+def _cannot_create(
+    name: str, source: dict[str, Any] | None, size: int, file: str, error: Exception
+) -> OpenUSError:
+    said = " ".join(str(error).split())[:200]
+    if source is None:
+        return UsageError(f"timm cannot build '{name}' for {size} px: {said}")
+    if source:
+        return WeightsError(
+            f"{file}: not the weights of timm's '{name}': {said}; give the name of their model"
+        )
+    return OpenUSError(
+        f"the published weights of '{name}' cannot be had ({said}); place the file on this machine and give "
+        "it with --weights beside --model, or leave --pretrained away"
+    )
 
 
 def normalisation(body: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

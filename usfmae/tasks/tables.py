@@ -93,3 +93,22 @@ def show_predictions(results: Sequence[Prediction], frames: bool) -> None:
                 table.add_row("", f"#{index}", *(f"{p:.3f}" for p in row), style="dim")
     console.out.print(table)
     console.out.print("Not a medical device: research use only.", style="dim")
+
+
+def show_import(account: Mapping[str, Any]) -> None:
+    """What a weights file was, and where each of its keys went."""
+    known = f" ({account['known_as']})" if account["known_as"] else ""
+    console.out.print(f"{account['file']}: {account['layout']}{known}", markup=False)
+    what = "encoder and decoder" if account["decoder"] else "encoder"
+    form = f"timm's {account['name']}" if account["family"] == "timm" else what
+    console.out.print(f"  {account['tensors']} tensors kept: {form}", markup=False)
+    if account["folded"]:
+        console.out.print(
+            f"  {len(account['folded'])} folded into others (first: {account['folded'][0]})", markup=False
+        )
+    for reason, keys in account["left_out"].items():
+        console.out.print(f"  {len(keys)} left out, {reason} (first: {keys[0]})", markup=False)
+    console.out.print(f"  normalisation {account['normalisation']}", markup=False)
+    for note in account["notes"]:
+        console.out.print(f"  note: {note}", markup=False)
+    console.out.print(f"written to {account['out']}", markup=False)

@@ -1,0 +1,120 @@
+"""`usfmae import`: other people's weights into a checkpoint folder of ours, every key accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from openus.errors import UsageError
+from usfmae.model.foreign import Foreign, recognise
+from usfmae.model.layouts import WeightsError
+from usfmae.model.mae import IMAGENET_MEAN, IMAGENET_STD
+from usfmae.model.weights import Weights, build_encoder, build_mae, read_tensors, save_weights
+from usfmae.tasks.models import from_state, refuse_nan
+
+# Known files, by sha256: what they are. The first was recorded by a user of the release.
+KNOWN = {
+    "f815c629878c17136985af9f4fdc81c2cfa02a94e4d992c026699957f75ccb66": (
+        "USF-MAE, 100 epochs (USF-MAE_full_pretrain_43dataset_100epochs.pt)"
+    ),
+}
+
+
+def import_weights(
+    source: Path, out: Path, *, mean: float | None = None, std: float | None = None
+) -> dict[str, Any]:
+    """Convert a weights file (or a folder holding one) into `out`, and return the account of its keys.
+
+    mean, std: the normalisation the weights were trained with, in 0..1, the same for all channels, where the
+    file's neighbours do not say it and it is not ImageNet's. Raises WeightsError, UsageError.
+    """
+    if (mean is None) != (std is None):
+        raise UsageError("--mean and --std go together; give both, or neither")
+    file = _file(source)
+    found = recognise(read_tensors(file), str(file))
+    refuse_nan(found.state, str(file))
+    values, said = _normalisation(file, found, mean, std)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    origin = {"file": file.name, "sha256": digest, "layout": found.layout, "known_as": KNOWN.get(digest, "")}
+    config: dict[str, Any] = {"imported": origin}
+    if found.family == "encoder":
+        assert found.model is not None
+        channels = found.model.in_chans
+        model = found.model.with_(
+            mean=values[0] if channels == 3 else values[0][:1], std=values[1] if channels == 3 else values[1][:1],
+            **_heads(file),
+        )  # fmt: skip
+        config["model"] = model.to_dict()
+    else:
+        config["architecture"] = {"family": "timm", "name": found.name, "outputs": 0}
+        config["input"] = {"mean": list(values[0]), "std": list(values[1])}
+    _try(found, config, file)
+    save_weights(out, found.state, config)
+    return {
+        **origin, "family": found.family, "name": found.name, "normalisation": said,
+        "tensors": len(found.state), "folded": found.folded, "left_out": found.left_out,
+        "decoder": "mask_token" in found.state, "notes": found.notes, "out": str(out),
+    }  # fmt: skip
+
+
+def _file(source: Path) -> Path:
+    if source.is_file():
+        return source
+    if not source.exists():
+        raise WeightsError(f"{source}: no such file or folder; give a weights file")
+    for name in ("model.safetensors", "pytorch_model.bin", "weights.safetensors"):
+        if (source / name).is_file():
+            return source / name
+    raise WeightsError(
+        f"{source}: holds no model.safetensors, pytorch_model.bin or weights.safetensors; name the file itself"
+    )
+
+
+def _neighbour(file: Path, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads((file.parent / name).read_text())
+    except (OSError, ValueError):
+        return {}  # absent, or not what it seems: the weights stand on their own
+    return values if isinstance(values, dict) else {}
+
+
+def _heads(file: Path) -> dict[str, int]:
+    """The number of attention heads does not show in the shapes; a Hugging Face config.json says it."""
+    heads = _neighbour(file, "config.json").get("num_attention_heads")
+    return {"num_heads": heads} if isinstance(heads, int) and heads > 0 else {}
+
+
+def _normalisation(
+    file: Path, found: Foreign, mean: float | None, std: float | None
+) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], str]:
+    if mean is not None and std is not None:
+        return ((mean,) * 3, (std,) * 3), "as given"
+    prepared = _neighbour(file, "preprocessor_config.json")
+    if isinstance(prepared.get("image_mean"), list) and isinstance(prepared.get("image_std"), list):
+        three = (_three(prepared["image_mean"]), _three(prepared["image_std"]))
+        return three, "from preprocessor_config.json"
+    ours = _neighbour(file, "config.json").get("model")
+    if isinstance(ours, dict) and "mean" in ours:
+        return (_three(ours["mean"]), _three(ours["std"])), "from config.json"
+    if found.model is not None and found.model.in_chans == 1:
+        return (_three(found.model.mean), _three(found.model.std)), "assumed: this package's for grey input"
+    return (IMAGENET_MEAN, IMAGENET_STD), "assumed: ImageNet's; another with --mean and --std"
+
+
+def _three(values: Any) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    return numbers if len(numbers) == 3 else (numbers[0],) * 3
+
+
+def _try(found: Foreign, config: dict[str, Any], file: Path) -> None:
+    """Build the network before anything is written: a key that is missing or misshapen is found now."""
+    if found.family == "timm":
+        from_state(config, found.state, str(file), outputs=2, size=64)
+        return
+    weights = Weights(found.state, config, file)
+    model = weights.model
+    if weights.has_decoder:
+        build_mae(weights)
+    build_encoder(weights, img_size=model.img_size, in_chans=model.in_chans, global_pool="token")
