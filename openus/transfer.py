@@ -299,7 +299,7 @@ class Transfer:
         if size == 0 and file.size != 0:
             raise TransferError(f"{shown}: the host sent an empty file; try again later, or fetch it by hand")
         _check_size(file, shown, size, REPLACED)
-        if part.told not in (None, found["md5"]):
+        if part.told is not None and part.told != found["md5"]:
             raise ChecksumError(
                 f"{shown}: the host says md5:{part.told}, found md5:{found['md5']}; {DAMAGED}"
             )
