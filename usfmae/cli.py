@@ -52,6 +52,9 @@ def pretrain(
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be done and what it costs; do nothing.")
     ] = False,
+    decoded: Annotated[
+        str, typer.Option(help="Keep decoded pictures after the first epoch: memory, or a folder.")
+    ] = "",
     strict_data: Annotated[
         bool, typer.Option(help="End at the first sample that cannot be decoded.")
     ] = False,
@@ -68,7 +71,7 @@ def pretrain(
 
     pretrain_command(
         data, recipe, out, overrides=set_ or (), max_steps=max_steps, max_time=max_time, plan=plan,
-        strict_data=strict_data, workers=workers, seed=seed, device=device, as_json=json, quiet=quiet,
+        decoded=decoded, strict_data=strict_data, workers=workers, seed=seed, device=device, as_json=json, quiet=quiet,
     )  # fmt: skip
 
 

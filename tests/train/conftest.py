@@ -13,7 +13,7 @@ TINY = [
     "model.size=tiny", "model.embed_dim=24", "model.depth=2", "model.num_heads=2", "model.img_size=32",
     "model.patch_size=8", "model.decoder_embed_dim=16", "model.decoder_depth=1", "model.decoder_num_heads=2",
     "training.epochs=3", "training.batch_size=8", "training.precision=fp32", "report.log_every=1",
-    "report.save_every=4", "report.tensorboard=false", "report.pictures=0",
+    "report.save_every=4", "report.tensorboard=false", "report.pictures=0", "report.figure=false",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from tests.helpers.corpus import make_corpus
 from tests.train.conftest import TINY
 from usfmae.model.layouts import WeightsError
 from usfmae.model.weights import load_weights, save_weights
+from usfmae.train.data import Reading
 from usfmae.train.guard import DivergedError, Guard
 from usfmae.train.log import read_log
 from usfmae.train.loop import pretrain
@@ -101,8 +102,8 @@ def test_stopped_and_resumed_is_as_never_stopped(
 
 
 def test_two_loader_workers_resumed_as_none(corpus: Path, whole: Path, tmp_path: Path) -> None:
-    go(corpus, tmp_path / "run", workers=2, max_steps=7)
-    go(corpus, tmp_path / "run", workers=0)
+    go(corpus, tmp_path / "run", reading=Reading(workers=2), max_steps=7)
+    go(corpus, tmp_path / "run", reading=Reading(workers=0))
     assert losses(tmp_path / "run") == losses(whole)
 
 
@@ -246,3 +247,43 @@ def test_tensorboard_has_the_scalars(corpus: Path, tmp_path: Path) -> None:
     board.Reload()
     assert [e.step for e in board.Scalars("loss")] == [1, 2, 3, 4, 5]
     assert "loss_by_source/covid-blues" in board.Tags()["scalars"]
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_decoded_pictures_kept_give_the_same_losses(
+    corpus: Path, whole: Path, tmp_path: Path, where: str
+) -> None:
+    decoded = "memory" if where == "memory" else str(tmp_path / "cache")
+    go(corpus, tmp_path / "run", reading=Reading(decoded=decoded), max_steps=9)
+    go(corpus, tmp_path / "run", reading=Reading(decoded=decoded, workers=1))
+    assert losses(tmp_path / "run") == losses(whole)
+
+
+def test_a_mixture_draws_more_of_what_it_favours(corpus: Path, tmp_path: Path) -> None:
+    only = "data.mixture.factors={covid-blues: 0, fetal-planes: 0}"
+    go(corpus, tmp_path / "a", only, max_steps=6)
+    assert {name for line in read_log(tmp_path / "a") for name in line["loss_by_source"]} == {"stu-hospital"}
+    with pytest.raises(UsageError, match="no source 'stu'"):
+        go(corpus, tmp_path / "b", "data.mixture.factors={stu: 2}")
+    with pytest.raises(UsageError, match=r"unknown field 'data\.mixture\.cop'; did you mean 'cap'"):
+        recipe("data.mixture.cop=1")
+
+
+def test_a_run_shows_itself(corpus: Path, tmp_path: Path) -> None:
+    """Grids at checkpoints, probes after epochs, curves at the end; and none of it moves a loss."""
+    run = tmp_path / "run"
+    probe = ["report.probe_set=bus-bra", "report.probe_label=pathology", "report.probe_every=2"]
+    go(corpus, run, "report.pictures=2", "report.figure=true", *probe)
+    assert sorted(p.name for p in (run / "pictures").iterdir())[-1] == "step-00000018.png"
+    assert (run / "curves.png").stat().st_size > 10_000
+    probes = [line for line in read_log(run) if "probe" in line]
+    assert [line["epoch"] for line in probes] == [2.0]
+    assert 0 <= probes[0]["probe"]["knn"] <= 1 and probes[0]["probe"]["chance"] == 0.5
+    plain = tmp_path / "plain"
+    go(corpus, plain)
+    steps = [line for line in read_log(run) if "loss" in line]
+    assert [line["loss"] for line in steps] == [line["loss"] for line in read_log(plain)]
+    with pytest.raises(
+        UsageError, match=r"report\.probe_label 'patholgy': no sample .* did you mean 'pathology'"
+    ):
+        go(corpus, tmp_path / "c", "report.probe_set=bus-bra", "report.probe_label=patholgy")

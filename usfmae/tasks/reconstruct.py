@@ -14,11 +14,11 @@ from openus.console import out as stdout
 from openus.console import print_json
 from openus.errors import UsageError, did_you_mean
 from usfmae.model.masking import MASKINGS
-from usfmae.model.painting import Grey, Painted, draw_grid, paint
+from usfmae.model.painting import Painted, draw_grid, paint
 from usfmae.model.targets import TARGETS
 from usfmae.model.weights import Weights, build_mae, load_weights
-from usfmae.stream.decode import cut, decode_grey
 from usfmae.stream.index import Index, open_index
+from usfmae.train.pictures import NOTE, draw_rows, square, title
 
 
 def reconstruct(
@@ -46,8 +46,7 @@ def reconstruct(
     seeds = [seed * 1_000_003 + row for row in rows]
     hide = MASKINGS[objective.get("masking", "random")]
     painted = paint(mae, images, seeds, titles, hide, TARGETS[objective.get("target", "pixels")])
-    note = "Patches were scored by their own mean and contrast; both are taken from the input to draw them."
-    draw_grid(painted, out, heading(weights), note if mae.config.norm_pix_loss else "")
+    draw_grid(painted, out, heading(weights), NOTE if mae.config.norm_pix_loss else "")
     return painted
 
 
@@ -60,16 +59,6 @@ def heading(weights: Weights) -> str:
     return "Masked autoencoder: " + ", ".join(words)
 
 
-def title(index: Index, row: int) -> str:
-    values = index.row(row)
-    return f"{values['source']}  ·  {values['anatomy']}  ·  {values['key']}"
-
-
-def draw_rows(total: int, count: int, seed: int) -> list[int]:
-    """`count` rows of `total`, drawn by `seed`, all of them where there are fewer."""
-    return sorted(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False).tolist())
-
-
 def find_rows(index: Index, keys: Sequence[str]) -> list[int]:
     """Rows of the named samples. Raises `UsageError`."""
     names = index.table.column("key").to_pylist()
@@ -80,16 +69,6 @@ def find_rows(index: Index, keys: Sequence[str]) -> list[int]:
                 f"--key {key}: not a sample of the set '{index.set}'{did_you_mean(key, names[:20_000])}"
             )
     return [place[key] for key in keys]
-
-
-def square(index: Index, row: int, side: int) -> Grey:
-    """The central square of a sample, uint8 [side, side]."""
-    width, height = int(index.width[row]), int(index.height[row])
-    grey = decode_grey(index.read(row), width, height)
-    edge = min(width, height)
-    out = np.empty((side, side), np.uint8)
-    cut(grey, (width - edge) // 2, (height - edge) // 2, edge, edge, out)
-    return out
 
 
 def reconstruct_command(

@@ -21,6 +21,7 @@ def pretrain_command(
     max_steps: int | None,
     max_time: str | None,
     plan: bool,
+    decoded: str,
     strict_data: bool,
     workers: int,
     seed: int | None,
@@ -33,12 +34,18 @@ def pretrain_command(
         overrides = [*overrides, f"training.seed={seed}"]
     recipe = load_recipe(recipe_name, overrides)
     seconds = None if max_time is None else parse_time(max_time)
+    if plan:
+        from usfmae.train.planning import plan_command
+
+        plan_command(data, recipe, device=device, as_json=as_json)
+        return
+    from usfmae.train.data import Reading
     from usfmae.train.loop import pretrain
 
+    reading = Reading(workers=workers, strict=strict_data, decoded=decoded)
     summary = pretrain(
-        data, recipe, out, workers=workers, device=device, max_steps=max_steps, max_time=seconds, quiet=quiet,
-        strict_data=strict_data,
-    )  # fmt: skip
+        data, recipe, out, reading=reading, device=device, max_steps=max_steps, max_time=seconds, quiet=quiet
+    )
     if summary.pop("rank"):  # one process speaks for all
         return
     if as_json:
@@ -48,7 +55,8 @@ def pretrain_command(
     done = "done" if summary["steps"] == summary["total_steps"] else "stopped; the same command goes on"
     stdout.print(
         f"{done}: step {summary['steps']:,} of {summary['total_steps']:,}, loss {summary['loss']:.4f}, "
-        f"{summary['images']:,} images in {summary['seconds']:.0f} s ({rate:,.0f} a second)"
+        f"{summary['images']:,} images in {summary['seconds']:.0f} s ({rate:,.0f} a second)",
+        soft_wrap=True,
     )
     stdout.print(
         f"run: {summary['run']}; look at it with: usfmae reconstruct {summary['run']}", soft_wrap=True

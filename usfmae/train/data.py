@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,11 +12,16 @@ from torch import Tensor
 from openus.errors import UsageError
 from usfmae.model.mae import MAEConfig
 from usfmae.stream.augment import Augment
+from usfmae.stream.decode import decode_side_of
 from usfmae.stream.index import Index
 from usfmae.stream.loader import Batch, Loader
+from usfmae.stream.mixture import make_plan
 from usfmae.stream.plan import Cursor
 from usfmae.train.distributed import World
 from usfmae.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from usfmae.stream.pixels import PixelCache
 
 MOST_ON_CPU = 64  # images at once on a CPU: more brings no speed there, only memory
 
@@ -30,8 +37,36 @@ def local_batch(recipe: Recipe, world: World) -> int:
     return size // world.size
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How data are read; nothing here changes what is read.
+
+    workers  processes that decode, for each training process; 0: this one
+    strict   end at the first sample that cannot be decoded
+    decoded  "": decode again in every epoch; "memory" or a folder: keep the decoded pictures there
+    """
+
+    workers: int = 0
+    strict: bool = False
+    decoded: str = ""
+
+
+def open_decoded(index: Index, recipe: Recipe, reading: Reading) -> PixelCache | None:
+    """The cache of decoded pictures that `reading` asks for."""
+    if not reading.decoded:
+        return None
+    from usfmae.stream.pixels import open_pixels
+
+    return open_pixels(index, decode_side_of(recipe.model.img_size), reading.decoded)
+
+
 def make_loader(
-    index: Index, recipe: Recipe, world: World, *, cursor: Cursor, workers: int, strict: bool
+    index: Index,
+    recipe: Recipe,
+    world: World,
+    reading: Reading,
+    cursor: Cursor,
+    pixels: PixelCache | None = None,
 ) -> Loader:
     """The loader of this process, standing at `cursor`."""
     return Loader(
@@ -39,15 +74,17 @@ def make_loader(
         batch_size=local_batch(recipe, world),
         size=recipe.model.img_size,
         seed=recipe.training.seed,
-        workers=workers,
+        plan=make_plan(index, recipe.training.seed, mixture=recipe.data.mixture.build()),
+        workers=reading.workers,
         rank=world.rank,
         world=world.size,
         cursor=cursor,
         epochs=recipe.training.epochs,
         crop=recipe.data.scale,
         interpolation=recipe.data.interpolation,
-        strict=strict,
+        strict=reading.strict,
         pin=world.device.type == "cuda",
+        pixels=pixels,
     )
 
 

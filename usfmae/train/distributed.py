@@ -46,6 +46,14 @@ class World:
         dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=_control())
         return bool(shared.item())
 
+    def least(self, number: int) -> int:
+        """The smallest number any process has."""
+        if self.size == 1:
+            return number
+        shared = torch.tensor([number])
+        dist.all_reduce(shared, op=dist.ReduceOp.MIN, group=_control())
+        return int(shared.item())
+
     def mean(self, values: Tensor) -> Tensor:
         """The mean of `values` over all processes, on the CPU."""
         values = values.detach().double().cpu()

@@ -7,6 +7,7 @@ a run goes on only under the recipe it began with.
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ import yaml
 
 from openus.errors import UsageError, did_you_mean
 from usfmae.model.mae import GREY_MEAN, GREY_STD, MAEConfig
+from usfmae.stream.mixture import Mixture
 
 FREE = (
     "name", "report.", "training.micro_batch", "training.checkpointing", "training.compile", "training.shard",
@@ -28,11 +30,39 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 
 @dataclass(frozen=True, kw_only=True)
+class MixtureRecipe:
+    """How often each source is drawn; see `usfmae.stream.mixture.Mixture`. The defaults draw each sample once."""
+
+    temperature: float = 1.0
+    """A source of n samples gets a share in proportion to n^(1/temperature)."""
+    organs: float = 0.0
+    """The same across anatomies, before sources; 0: anatomies do not matter."""
+    cap: float = 1.0
+    """Greatest share of one source."""
+    repeats: float = 0.0
+    """How often a sample may be drawn in an epoch, on average over its source; 0: no limit."""
+    factors: dict[str, float] = field(default_factory=dict)
+    """Multiplies the share of the named sources; 0 leaves one out."""
+    samples: int = 0
+    """Draws in an epoch; 0: as many as the set has samples."""
+
+    def build(self) -> Mixture | None:
+        """The mixture, or None for every sample once an epoch."""
+        if self == MixtureRecipe():
+            return None
+        return Mixture(
+            temperature=self.temperature, organs=self.organs or None, cap=self.cap,
+            repeats=self.repeats or math.inf, factors=self.factors, samples=self.samples or None,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataRecipe:
     """What is shown, and how it is altered."""
 
     set: str = "pretrain"
     """Set of the corpus."""
+    mixture: MixtureRecipe = field(default_factory=MixtureRecipe)
     scale: tuple[float, float] = (0.2, 1.0)
     """Area of the random resized crop, as a share of the image."""
     interpolation: str = "linear"
@@ -163,7 +193,9 @@ class ReportRecipe:
     """Labelled set for k-NN and a linear probe during training; empty: none."""
     probe_label: str = ""
     probe_every: int = 0
-    """Epochs between probes; 0: none."""
+    """Epochs between probes; 0 and 1: after each."""
+    figure: bool = True
+    """Draw curves.png when the run ends or is stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +213,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         t, o = self.training, self.optim
+        self.data.mixture.build()
         _one_of("data.interpolation", self.data.interpolation, ("linear", "cubic"))
         _one_of("training.precision", t.precision, ("bf16", "fp32"))
         from usfmae.model.masking import MASKINGS
@@ -310,6 +343,9 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         args = typing.get_args(kind)
         if isinstance(value, list | tuple) and (args[-1] is Ellipsis or len(value) == len(args)):
             return tuple(_convert(item, args[0], where) for item in value)
+    elif typing.get_origin(kind) is dict:
+        if isinstance(value, Mapping):
+            return {str(k): _convert(v, typing.get_args(kind)[1], f"{where}.{k}") for k, v in value.items()}
     elif kind is float and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-4 as text

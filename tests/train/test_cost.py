@@ -1,0 +1,90 @@
+"""Counts of arithmetic and memory, the search for what fits, and `--plan`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from openus.errors import OpenUSError
+from tests.model.test_mae import small
+from tests.train.conftest import TINY
+from usfmae.model.mae import MAE, MAEConfig
+from usfmae.train.cost import cost_of, parameters
+from usfmae.train.fit import largest_that_fits
+
+
+def test_flops_of_vit_base_are_the_textbook_count() -> None:
+    """Multiply-adds of the linear maps and of attention, written out."""
+    c = MAEConfig.preset("base")
+    n, k, d, e = 196, 49, 768, 512
+    encoder = 12 * (2 * (k + 1) * d * d * 12 + 2 * 2 * (k + 1) ** 2 * d)
+    whole_block = 2 * (n + 1) * e * e * 12 + 2 * 2 * (n + 1) ** 2 * e
+    m = n - k
+    last = (
+        2 * e * e * ((n + 1) * 2 + m * 10) + 2 * 2 * m * (n + 1) * e
+    )  # only the hidden ask and are answered
+    ends = 2 * k * 256 * d + 2 * (k + 1) * d * e + 2 * m * e * 256
+    assert cost_of(c).forward == encoder + 7 * whole_block + last + ends
+    assert 2.9 < cost_of(c).training / cost_of(c).forward <= 3.0
+
+
+def test_counting_touches_no_memory_and_agrees_with_a_real_step() -> None:
+    mae = MAE(small())
+    with FlopCounterMode(display=False) as counter:
+        mae(torch.randn(1, 1, 48, 48)).loss.backward()
+    real = counter.get_total_flops()
+    assert cost_of(small()).training == pytest.approx(real, rel=0.15)  # fused attention recomputes a little
+    assert cost_of(MAEConfig.preset("huge")).activations > 2e8
+    cross = small(decoder="cross", predict_ratio=0.34)
+    assert cost_of(cross).training < cost_of(small()).training
+
+
+def test_parameters_are_counted_apart() -> None:
+    encoder, decoder = parameters(MAEConfig.preset("base"))
+    assert 85.0e6 < encoder < 86.2e6 and 25.5e6 < decoder < 26.5e6
+
+
+def test_the_largest_that_fits_is_found_by_trying() -> None:
+    tried: list[int] = []
+
+    def trial(size: int) -> None:
+        tried.append(size)
+        if size > 10:
+            raise torch.OutOfMemoryError
+
+    assert largest_that_fits(100, trial) == 7 and tried == [100, 50, 25, 13, 7]
+
+    def never(size: int) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(OpenUSError, match="not even one image fits"):
+        largest_that_fits(4, never)
+
+
+def test_plan_says_what_a_run_would_be_and_leaves_nothing(corpus: Path, tmp_path: Path) -> None:
+    settings = [part for change in TINY for part in ("--set", change)]
+    command = [sys.executable, "-m", "usfmae.cli", "pretrain", str(corpus), "--recipe", "demo", "--plan", "--json",
+               "--device", "cpu", "--out", str(tmp_path / "run"), *settings]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    plan = json.loads(done.stdout)
+    assert plan["steps_per_epoch"] == 6 and plan["total_steps"] == 18 and plan["images"] == 144
+    assert plan["samples"] == 44 and plan["shards"] == 3 and plan["shards_read_per_rank"] == 3
+    assert plan["encoder_parameters"] + plan["decoder_parameters"] == sum(
+        p.numel() for p in _tiny().parameters()
+    )
+    assert plan["images_per_second"] > 0 and plan["seconds"] == pytest.approx(
+        144 / plan["images_per_second"], rel=0.1, abs=0.1
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def _tiny() -> MAE:
+    from usfmae.train.recipe import load_recipe
+
+    return MAE(load_recipe("demo", TINY).mae_config())

@@ -1,0 +1,155 @@
+"""`usfmae pretrain --plan`: what a run would be and cost, before anything starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from openus.console import out as stdout
+from openus.console import print_json
+from usfmae.model.mae import MAE
+from usfmae.stream.index import Index, open_index
+from usfmae.stream.plan import Cursor
+from usfmae.train.cost import cost_of, parameters, peak_flops
+from usfmae.train.data import Reading, local_batch, make_loader
+from usfmae.train.distributed import World, pick_device
+from usfmae.train.objective import Objective
+from usfmae.train.optim import build_optimizer
+from usfmae.train.recipe import Recipe
+
+TRIAL = {"cpu": 4, "cuda": 64}  # images in a trial step
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What would be done. Sizes in bytes, times in seconds; memory and time are estimates."""
+
+    recipe: str
+    samples: int
+    shards: int
+    corpus_bytes: int
+    shards_read_per_rank: int
+    batch_size: int
+    steps_per_epoch: int
+    epochs: int
+    total_steps: int
+    images: int
+    tail: str
+    encoder_parameters: int
+    decoder_parameters: int
+    forward_flops_per_image: int
+    training_flops_per_image: int
+    total_flops: float
+    state_bytes: int
+    activation_bytes_per_image: int
+    device: str
+    images_per_second: float
+    mfu: float | None
+    seconds: float
+
+
+def make_plan_of(index: Index, recipe: Recipe, world: World) -> Planned:
+    """Count what can be counted, time two steps of a small batch on synthetic images for the rest.
+
+    The time is that of the network on this device; reading data takes more where it cannot keep up.
+    """
+    loader = make_loader(index, recipe, world, Reading(), Cursor())
+    config, t = recipe.mae_config(), recipe.training
+    cost, (encoder, decoder) = cost_of(config), parameters(config)
+    rate = images_per_second(recipe, world) * world.size
+    images = loader.steps_per_epoch * t.epochs * t.batch_size
+    peak = peak_flops(world.device)
+    half = 0.6 if t.precision == "bf16" else 1.0  # norms and residuals stay in float32
+    copies = 4 + (1 if t.ema else 0)  # weights, gradients, two moments, and the average
+    kept = cost.activations * half
+    if t.checkpointing:  # the input of each block, and one block at a time
+        kept /= max(1.0, (config.depth + config.decoder_depth) / 2)
+    lanes = loader.plan.lanes
+    remote_share = max(1, lanes // world.size) / lanes if lanes else 1.0
+    return Planned(
+        recipe=recipe.name, samples=index.count, shards=len(index.shards), corpus_bytes=index.bytes,
+        shards_read_per_rank=max(1, round(len(index.shards) * remote_share)), batch_size=t.batch_size,
+        steps_per_epoch=loader.steps_per_epoch, epochs=t.epochs, total_steps=loader.steps_per_epoch * t.epochs,
+        images=images, tail=loader.tail_note, encoder_parameters=encoder, decoder_parameters=decoder,
+        forward_flops_per_image=cost.forward, training_flops_per_image=cost.training,
+        total_flops=float(cost.training) * images, state_bytes=4 * copies * (encoder + decoder),
+        activation_bytes_per_image=round(kept), device=describe(world), images_per_second=round(rate, 2),
+        mfu=None if peak is None else round(rate / world.size * cost.training / peak, 4),
+        seconds=round(images / rate, 1),
+    )  # fmt: skip
+
+
+def images_per_second(recipe: Recipe, world: World) -> float:
+    """Of whole steps (forward, backward, AdamW) on synthetic images on this device."""
+    device, config = world.device, recipe.mae_config()
+    size = min(TRIAL[device.type], local_batch(recipe, world))
+    mae = MAE(config).to(device)
+    mae.checkpointing = recipe.training.checkpointing
+    optimizer, objective = build_optimizer(mae, recipe.optim, device), Objective(recipe.objective, config)
+    images = torch.randn(size, config.in_chans, config.img_size, config.img_size, device=device)
+    seeds = torch.arange(size, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.training.precision == "bf16"):
+            loss = objective(mae, images, seeds, 0).loss
+        torch.autograd.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    step()
+    began = time.perf_counter()
+    step()
+    step()
+    return 2 * size / (time.perf_counter() - began)
+
+
+def describe(world: World) -> str:
+    """The devices, in words."""
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    threads = "" if world.device.type == "cuda" else f" ({torch.get_num_threads()} threads)"
+    return f"{world.size} x {name}{threads}"
+
+
+def plan_command(data: str, recipe: Recipe, *, device: str, as_json: bool) -> None:
+    """Print the plan."""
+    world = World(1, 0, 0, pick_device(device))
+    planned = make_plan_of(open_index(data, recipe.data.set), recipe, world)
+    if as_json:
+        print_json(asdict(planned))
+        return
+    table = Table(title=f"plan of '{planned.recipe}'", show_header=False, title_justify="left", box=None)
+    for name, value in _rows(planned):
+        table.add_row(name, value)
+    stdout.print(table)
+
+
+def _rows(p: Planned) -> list[tuple[str, str]]:
+    every = "each process reads from all of them" if p.shards_read_per_rank == p.shards else (
+        f"each process reads {p.shards_read_per_rank:,}")  # fmt: skip
+    mfu = "" if p.mfu is None else f", {p.mfu:.0%} of the device's peak"
+    rows: list[tuple[str, Any]] = [
+        ("data", f"{p.samples:,} images in {p.shards:,} shards ({p.corpus_bytes / 1e9:,.2f} GB); {every}"),
+        ("steps", f"{p.steps_per_epoch:,} an epoch x {p.epochs:,} epochs = {p.total_steps:,}, batch {p.batch_size:,}"),
+        ("tail", p.tail),
+        ("parameters", f"{p.encoder_parameters / 1e6:,.1f} M encoder + {p.decoder_parameters / 1e6:,.1f} M decoder"),
+        ("arithmetic", f"{p.forward_flops_per_image / 1e9:,.2f} GFLOP an image forward, "
+                       f"{p.training_flops_per_image / 1e9:,.2f} in training; {p.total_flops:,.3g} FLOP in all"),
+        ("memory", f"{p.state_bytes / 2**30:,.2f} GiB for weights and optimiser + about "
+                   f"{p.activation_bytes_per_image / 2**20:,.0f} MiB for each image taken at once"),
+        ("speed", f"{p.images_per_second:,.1f} images/s on {p.device}{mfu} (two trial steps, data not counted)"),
+        ("time", _duration(p.seconds)),
+    ]  # fmt: skip
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    if hours >= 48:
+        return f"about {hours / 24:,.1f} days"
+    return f"about {hours} h {rest // 60} min" if hours else f"about {rest // 60} min {rest % 60} s"
