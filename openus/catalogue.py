@@ -91,8 +91,10 @@ class Catalogue:
                 found[re.sub(r"^\d+-", "", path.stem)] = path
         return found
 
-    def _one(self, kind: str, what: str, name: str, model: type[Model]) -> Model:
-        paths = self._find(kind)
+    def _one(
+        self, kind: str, what: str, name: str, model: type[Model], paths: dict[str, Path] | None = None
+    ) -> Model:
+        paths = self._find(kind) if paths is None else paths
         if name not in paths:
             raise ManifestError(
                 f"unknown {what} '{name}'{did_you_mean(name, paths)} (known: {_list(sorted(paths))})"
@@ -106,16 +108,20 @@ class Catalogue:
         return tuple(source.slug for source in sources)
 
     def source(self, slug: str) -> Source:
-        source = self._one("sources", "source", slug, Source)
+        return self._source(slug, self._find("sources"))
+
+    def _source(self, slug: str, paths: dict[str, Path]) -> Source:
+        source = self._one("sources", "source", slug, Source, paths)
         if source.slug != slug:
             raise ManifestError(
-                f"{self._find('sources')[slug]}: slug '{source.slug}' does not match the file name"
+                f"{paths[slug]}: slug '{source.slug}' does not match the file name"
             )
         return source
 
     def sources(self, slugs: Iterable[str] | None = None) -> Iterator[Source]:
-        for slug in self._find("sources") if slugs is None else slugs:
-            yield self.source(slug)
+        paths = self._find("sources")
+        for slug in paths if slugs is None else slugs:
+            yield self._source(slug, paths)
 
     def corpus(self, name: str) -> Corpus:
         """A corpus by name, or from a YAML file if `name` is a path."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from openus.archives import required_tools
 from openus.drop import DropState, examine, measure
 from openus.errors import (
     ChecksumError,
@@ -200,6 +201,9 @@ def _by_route(source: Source, route: Route, transfer: Transfer) -> Obtained:
         if transfer.offline:
             raise OfflineError(f"{error} (the network is switched off)") from error
         raise
+    lacking = required_tools([file.name for file in files])
+    if lacking:  # before the first byte: nobody should fetch gigabytes that cannot be opened here
+        raise SourceError(f"nothing was downloaded, because {'; '.join(lacking)}")
     try:
         return _gather(source, route, transfer, files)
     except HttpError as error:
