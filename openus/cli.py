@@ -24,9 +24,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # rich's help doubles the time of --help, mostly for a Markdown parser
     help="Rebuild the OpenUS ultrasound corpus: fetch, decode, clean, deduplicate, pack, verify.",
-    epilog="Begin with [bold]openus build --demo demo/corpus[/], or see what there is with [bold]openus sources[/].",
+    epilog="Begin with 'openus build demo/corpus --demo', or see what there is with 'openus sources'.",
 )
 
 CPUS = os.cpu_count() or 1
