@@ -63,17 +63,19 @@ class DicomClip(Clip):
             self._pixels_at = reader.tell()
             self._syntax = str(ds.file_meta.get("TransferSyntaxUID", "")) or "1.2.840.10008.1.2"
             self.meta = kept(ds)
-            rows, columns, count = ds.get("Rows"), ds.get("Columns"), int(ds.get("NumberOfFrames") or 1)
-            self._samples = int(ds.get("SamplesPerPixel", 1))
+            rows, columns = int(ds.get("Rows") or 0), int(ds.get("Columns") or 0)
+            count = int(ds.get("NumberOfFrames") or 1)
             self._photometric = str(ds.get("PhotometricInterpretation", "MONOCHROME2"))
         if not rows or not columns:
             raise DecodeError(
                 f"{name}: this DICOM holds no picture ({self.meta.get('Modality', '?')})", "not-an-image"
             )
-        limits.check_pixels(name, int(columns), int(rows))
+        limits.check_pixels(name, columns, rows)
         limits.check_frames(name, count)
         self.count: int = count
         self._scale: Scale | None = None
+        with guard(name):
+            self._needs_scale = _is_unwindowed(ds)
         if self._syntax not in MPEG:
             self._check_codec()
         with guard(name):
@@ -131,12 +133,14 @@ class DicomClip(Clip):
             )
 
     def _check_codec(self) -> None:
-        try:
-            decoder = get_decoder(self._syntax)
-        except NotImplementedError as error:
-            raise DecodeError(
-                f"{self._name}: transfer syntax {self._syntax} is not supported", "unsupported"
-            ) from error
+        with guard(self._name):
+            try:
+                decoder = get_decoder(self._syntax)
+            except NotImplementedError as error:
+                found = self._syntax[:64]
+                raise DecodeError(
+                    f"{self._name}: transfer syntax {found!r} is not supported", "unsupported"
+                ) from error
         if not decoder.is_available:
             syntax = pydicom.uid.UID(self._syntax).name
             package = next((package for kind, package in HINTS.items() if kind in syntax), "")
@@ -176,14 +180,6 @@ class DicomClip(Clip):
             return
         self._reader.seek(0)
         yield from zip(indices, iter_pixels(self._reader, indices=indices), strict=True)
-
-    @property
-    def _needs_scale(self) -> bool:
-        """Grey, deeper than 8 bits or signed, and without a window: the range of the whole file decides."""
-        ds = self._ds
-        deep = int(ds.get("BitsAllocated", 8)) > 8 or int(ds.get("PixelRepresentation") or 0) == 1
-        voi = "VOILUTSequence" in ds or ("WindowCenter" in ds and "WindowWidth" in ds)
-        return deep and not voi and self._samples == 1 and self._photometric != "PALETTE COLOR"
 
     def _jpegs(self, wanted: Wanted) -> Iterator[tuple[int, NDArray[Any]]]:
         """Baseline JPEG straight through libjpeg-turbo where its colour space is the one the header names."""
@@ -233,6 +229,14 @@ class DicomClip(Clip):
             )
         assert self._scale is not None
         return self._scale(real)
+
+
+def _is_unwindowed(ds: pydicom.Dataset) -> bool:
+    """Grey, deeper than 8 bits or signed, and without a window: the range of the whole file decides."""
+    deep = int(ds.get("BitsAllocated", 8)) > 8 or int(ds.get("PixelRepresentation") or 0) == 1
+    voi = "VOILUTSequence" in ds or ("WindowCenter" in ds and "WindowWidth" in ds)
+    colour = int(ds.get("SamplesPerPixel", 1)) != 1 or ds.get("PhotometricInterpretation") == "PALETTE COLOR"
+    return deep and not voi and not colour
 
 
 def window(values: NDArray[np.float64], center: float, width: float, function: str) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ composited on black, EXIF orientation is applied, and a colour picture whose cha
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from openus.decode.limits import DecodeLimits, guard, guarded
 from openus.decode.policy import Clip, Wanted
 from openus.errors import DecodeError
 
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 PILLOW = {
     "png": "PNG", "jpg": "JPEG", "bmp": "BMP", "tiff": "TIFF", "webp": "WEBP", "gif": "GIF", "jp2": "JPEG2000",
 }  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +137,18 @@ def test_deep_values_by_the_range_of_the_array() -> None:
     np.testing.assert_array_equal(frames(logical)[1].pixels, (stack(2)[1] > 60) * np.uint8(255))
 
 
+MARK = Path(tempfile.gettempdir()) / f"openus-unpickled-{os.getpid()}"
+
+
 class Payload:
     """What a hostile pickle would do: run code when it is loaded."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return Path.touch, (Path("/tmp/openus-was-here"),)
+        return Path.touch, (MARK,)
 
 
 def test_nothing_is_unpickled() -> None:
-    Path("/tmp/openus-was-here").unlink(missing_ok=True)
+    MARK.unlink(missing_ok=True)
     hostile = np.array([Payload()], dtype=object)
     found, message = reason(lambda: frames(npy(hostile, allow_pickle=True)))
     assert found == "unsupported" and "pickled" in message
@@ -152,7 +157,7 @@ def test_nothing_is_unpickled() -> None:
     assert len(frames(mixed)) == 2
     assert reason(lambda: frames(mixed, array="a"))[0] == "unsupported"
     assert reason(lambda: media(pickle.dumps(Payload()), "x.npy"))[0] == "not-an-image"
-    assert not Path("/tmp/openus-was-here").exists()
+    assert not MARK.exists()
 
 
 def test_links_to_other_files_are_not_followed(tmp_path: Path) -> None:
