@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from openus import __version__
 from openus.errors import CorpusError, NeedsPersonError
+from openus.shards.leaks import official_leaks
 from openus.shards.schema import SCHEMA_VERSION
 from openus.shards.writer import ShardInfo, write_bytes
 
@@ -50,7 +52,7 @@ def write_corpus(
         "openus": __version__,
         "corpus": corpus.model_dump(mode="json", by_alias=True),
         "sources": {
-            result.source.slug: _source(result, counts, reasons, frames)
+            result.source.slug: _source(result, counts, reasons, frames, kept)
             for result in results
             if result.problem is None
         },
@@ -75,11 +77,17 @@ def write_corpus(
 
 
 def _source(
-    result: SourceResult, counts: Counter[str], reasons: dict[str, Counter[str]], frames: Counter[str]
+    result: SourceResult,
+    counts: Counter[str],
+    reasons: dict[str, Counter[str]],
+    frames: Counter[str],
+    rows: pa.Table,
 ) -> dict[str, Any]:
     source, selection, tally = result.source, result.selection, result.tally
     assert selection is not None
     kept = counts[source.slug]
+    held_out = result.set != "pretrain"
+    leaks = official_leaks(rows.filter(pc.equal(rows["source"], source.slug))) if held_out else []
     return {
         "set": result.set,
         "route": result.route,
@@ -97,7 +105,7 @@ def _source(
             "rejected": frames[source.slug],
         },
         "rejected": dict(sorted(reasons.get(source.slug, Counter()).items())),
-        "notes": [*selection.notes, *_surprises(result)],
+        "notes": [*selection.notes, *_surprises(result), *leaks],
     }
 
 
