@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,6 +115,8 @@ class Tally:
     decoded: int = 0
     kept: int = 0
     bytes: int = 0
+    seconds: float = 0.0
+    """Time spent, summed over the workers; for people only, no result depends on it."""
 
     def add(self, other: Tally) -> None:
         for name in self.__dataclass_fields__:
@@ -132,6 +135,7 @@ def run_chunk(spec: ChunkSpec) -> Tally:
         return read_tally(spec.rows_path)
     cv2.setNumThreads(1)
     spec.folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
     temporary = spec.bytes_path.with_suffix(".bin.part")
     with temporary.open("wb") as sink:
         maker = _Maker(spec, sink)
@@ -139,6 +143,7 @@ def run_chunk(spec: ChunkSpec) -> Tally:
         sink.flush()
         os.fsync(sink.fileno())
     temporary.replace(spec.bytes_path)
+    maker.tally.seconds = time.monotonic() - began
     _write_rows(spec, maker)
     spec.reading_path.unlink(missing_ok=True)
     return maker.tally

@@ -26,13 +26,14 @@ def reporter(quiet: bool, unit: str = "files") -> Iterator[Report]:
             if stage.startswith("fetch "):
                 # Transfers report bytes done so far, not steps.
                 if stage not in tasks:
-                    tasks[stage] = bar.add_task(stage, total=total)
+                    tasks[stage] = bar.add_task(stage, total=total, unit="bytes")
                 bar.update(tasks[stage], completed=done, total=total)
                 return
             if total is None:
                 return
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
+                each = {"decode": "files", "dedup": "samples", "pack": "samples"}.get(stage, unit)
+                tasks[stage] = bar.add_task(stage, total=total, unit=each)
             bar.update(tasks[stage], advance=done, total=total)
 
         yield report
@@ -91,7 +92,7 @@ def build_corpus(
         views.build_table(result, time.monotonic() - started)
     if result.missing and strict:
         names = ", ".join(item.source.slug for item in result.missing)
-        raise OpenUSError(f"--strict: {len(result.missing)} sources are missing: {names}")
+        raise OpenUSError(f"--strict: missing sources: {names}")
 
 
 def _local(pairs: Sequence[str]) -> dict[str, Path]:

@@ -54,31 +54,43 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def amount(value: float) -> str:
+    """Bytes for people: 571.2 kB, 72.5 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
 @contextmanager
 def progress(quiet: bool = False, unit: str = "files") -> Iterator[Progress]:
     """A progress bar with count, rate and remaining time, on standard error; silent when `quiet`.
 
-    Add tasks with ``bar.add_task("decode", total=n)`` and advance them. Without a terminal nothing is drawn.
+    Add tasks with ``bar.add_task("decode", total=n)`` and advance them; ``add_task(…, unit="bytes")`` counts in
+    bytes instead of `unit`. Without a terminal nothing is drawn.
     """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
+
+    class Count(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            show = amount if task.fields.get("unit") == "bytes" else "{:,.0f}".format
+            whole = "?" if task.total is None else show(task.total)
+            return Text(f"{show(task.completed)} of {whole}", style="green", justify="right")
 
     class Rate(ProgressColumn):
         def render(self, task: Any) -> Text:
             speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.1f} {unit}/s", style="cyan")
+            if not speed or task.elapsed is None or task.elapsed < 0.1:
+                return Text("")
+            each = task.fields.get("unit", unit)
+            return Text(f"{amount(speed)}/s" if each == "bytes" else f"{speed:,.1f} {each}/s", style="cyan")
 
     bar = Progress(
         TextColumn("{task.description:<10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=28),
+        Count(),
         Rate(),
         TextColumn("left"),
         TimeRemainingColumn(),

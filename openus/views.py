@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from openus.console import err, out, print_json
+from openus.console import amount, err, out, print_json
 from openus.errors import NeedsPersonError, UsageError
 
 if TYPE_CHECKING:
@@ -35,15 +35,6 @@ def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 def number(value: int | None) -> str:
     """A count for people: thousands separated, "?" where unknown."""
     return "?" if value is None else f"{value:,}"
-
-
-def size(value: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(value) < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 def sources(
@@ -166,7 +157,7 @@ def _facts(source: Source) -> list[tuple[str, str]]:
                 + (f"  {route.note}" if route.note else ""),
             )
         )
-        rows += [("", f"  {file.name}  {size(file.bytes) if file.bytes else ''}") for file in route.files]
+        rows += [("", f"  {file.name}  {amount(file.bytes) if file.bytes else ''}") for file in route.files]
         rows += [("", f"  {number}. {step}") for number, step in enumerate(route.steps, 1)]
     rows += [("images", ", ".join(source.images)), ("excluded", ", ".join(source.exclude))]
     policy = source.frames
@@ -217,7 +208,7 @@ def fetched(outcome: Mapping[str, Mapping[str, Any]]) -> None:
             for position, step in enumerate(entry["steps"], 1):
                 out.print(f"  {position}. {step}", markup=False, soft_wrap=True)
         else:
-            out.print(f"[green]{slug}[/]: {size(entry['bytes'])} by {entry['route']}", soft_wrap=True)
+            out.print(f"[green]{slug}[/]: {amount(entry['bytes'])} by {entry['route']}", soft_wrap=True)
             for path in entry["paths"]:
                 out.print(f"  {path}", markup=False, soft_wrap=True)
 
@@ -238,10 +229,12 @@ def build_table(result: BuildResult, seconds: float) -> None:
             out.print(f"  note on {item.source.slug}: {note}", style="yellow", markup=False, soft_wrap=True)
     for name, entry in result.summary["sets"].items():
         shards = entry["shards"]
-        total = size(sum(shard["bytes"] for shard in shards))
+        total = amount(sum(shard["bytes"] for shard in shards))
         out.print(f"[bold]{name}[/]: {entry['samples']:,} samples in {len(shards)} shards, {total}")
     if result.missing:
-        out.print(f"\n[bold]{len(result.missing)} sources are missing.[/] What to do for each:")
+        count = len(result.missing)
+        are = "source is" if count == 1 else "sources are"
+        out.print(f"\n[bold]{count} {are} missing.[/] What to do for each:")
         troubles(result.missing)
     out.print(
         f"\n{result.out}: done in {seconds:.1f} s. Check it with: openus verify {result.out}",
@@ -277,8 +270,8 @@ def _build_row(table: Table, item: SourceResult, entry: Mapping[str, Any]) -> No
         number(frames["kept"]),
         number(sum(reasons.values())),
         why,
-        size(item.tally.bytes),
-        f"{item.seconds:.1f} s",
+        amount(item.tally.bytes),
+        f"{item.seconds + item.tally.seconds:.1f} s",
     )
 
 
@@ -291,7 +284,7 @@ def verdict(folder: Path, found: Verdict, deep: bool) -> None:
     if not found.problems:
         how = "each decoded" if deep else "each byte range hashed"
         out.print(
-            f"[green]✓[/] {folder}: {found.shards} shards, {found.samples:,} samples ({how}), {size(found.bytes)}; "
+            f"[green]✓[/] {folder}: {found.shards} shards, {found.samples:,} samples ({how}), {amount(found.bytes)}; "
             "every input is accounted for",
             soft_wrap=True,
         )
@@ -321,7 +314,7 @@ def stats(folder: Path, by: str, as_json: bool) -> None:
             number(row["clips"]),
             number(row["patients"]),
             row["median_size"],
-            size(row["bytes"]),
+            amount(row["bytes"]),
         )
     out.print(table)
     for label, classes in result["labels"].items():

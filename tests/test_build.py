@@ -122,7 +122,7 @@ def test_a_source_added_later_is_the_only_one_processed(
     out = tmp_path / "grown"
     fewer = {slug: path for slug, path in inputs.items() if slug != "toy-clips"}
     first = toys.run(toys.command(out, manifests, fewer, "--workers", "0"))
-    assert first.returncode == 0 and "1 sources are missing" in first.stdout
+    assert first.returncode == 0 and "1 source is missing" in first.stdout
     assert "Ask for toy-clips" in first.stdout
     before = {p: p.stat().st_mtime_ns for p in (out / ".work" / "sources").rglob("*") if p.is_file()}
     assert toys.run(toys.command(out, manifests, inputs, "--workers", "0")).returncode == 0
@@ -166,7 +166,7 @@ def test_strict_fails_but_finishes_the_rest(tmp_path: Path, manifests: Path, inp
         toys.command(out, manifests, {"toy-images": inputs["toy-images"]}, "--strict", "--workers", "0")
     )
     assert done.returncode == 1
-    assert "--strict: 2 sources are missing: toy-clips, toy-bench" in done.stderr
+    assert "--strict: missing sources: toy-clips, toy-bench" in done.stderr
     assert (out / "corpus.json").exists()
 
 
