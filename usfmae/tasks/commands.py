@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from openus import console
 from openus.console import DebugOption, JsonOption, QuietOption
+from openus.errors import UsageError, did_you_mean
 
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A corpus folder, or the URL of one.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
@@ -33,10 +34,23 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or 
 SeedOption = Annotated[int, typer.Option("--seed", help="Draws the validation part, the head and the order.")]
 
 
+ProtocolOption = Annotated[
+    str | None, typer.Option("--protocol", help="How the benchmark is divided. [default: its first]")
+]
+FoldOption = Annotated[
+    list[int] | None, typer.Option("--fold", help="A fold, from 1; repeatable. [default: all folds]")
+]
+SizeOption = Annotated[int, typer.Option("--size", min=16, help="Side of the square input, px.")]
+AspectOption = Annotated[str, typer.Option("--aspect", help="stretch, pad or crop to a square.")]
+PoolOption = Annotated[str, typer.Option("--pool", help="mean of the patch tokens, class token, or both.")]
+
+
 def add_commands(app: typer.Typer) -> None:
     """Mount the commands of this module on the application."""
     app.command()(finetune)
     app.command()(predict)
+    app.command()(probe)
+    app.command()(embed)
     app.command("import")(import_)
 
 
@@ -48,12 +62,8 @@ def finetune(
     model: ModelOption = None,
     pretrained: PretrainedOption = False,
     scratch: ScratchOption = None,
-    protocol: Annotated[
-        str | None, typer.Option("--protocol", help="How the benchmark is divided. [default: its first]")
-    ] = None,
-    fold: Annotated[
-        list[int] | None, typer.Option("--fold", help="A fold, from 1; repeatable. [default: all folds]")
-    ] = None,
+    protocol: ProtocolOption = None,
+    fold: FoldOption = None,
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", "-r", help="Name or YAML file. [default: finetune-base, or -scratch]"),
@@ -133,10 +143,105 @@ def predict(
         console.print_json([result.to_json() for result in results])
     else:
         show_predictions(results, frames)
-    failed = [result for result in results if result.error]
-    for result in failed:
-        console.err.print(f"usfmae: error: {result.error}", style="red", markup=False, soft_wrap=True)
-    if failed:
+    report_errors([result.error for result in results if result.error])
+
+
+def probe(
+    data: DataArgument,
+    benchmark: BenchmarkOption,
+    out: OutOption,
+    weights: WeightsOption = None,
+    model: ModelOption = None,
+    pretrained: PretrainedOption = False,
+    scratch: ScratchOption = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option("--head", help="knn, linear, attentive, retrieval; repeatable. [default: knn, linear]"),
+    ] = None,
+    fraction: Annotated[
+        list[float] | None, typer.Option("--fraction", help="Share of the labels; repeatable. [default: 1]")
+    ] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Shares 1, 5, 10, 20, 50 and 100 %.")] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Draws of each share below 1.")] = 3,
+    protocol: ProtocolOption = None,
+    fold: FoldOption = None,
+    size: SizeOption = 224,
+    aspect: AspectOption = "stretch",
+    pool: PoolOption = "mean",
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Judge frozen features on a labelled set: nearest neighbours, linear, attentive, retrieval, few labels."""
+    console.set_debug(debug)
+    from usfmae.tasks.models import Start
+    from usfmae.tasks.probe import probe as work
+    from usfmae.tasks.tables import show_probe
+
+    shares = [0.01, 0.05, 0.1, 0.2, 0.5, 1.0] if curve else (fraction or [1.0])
+    result = work(
+        data, benchmark, Start(weights=weights, timm=model, pretrained=pretrained, size=scratch), out,
+        heads=head or ("knn", "linear"), fractions=shares, seeds=seeds, protocol=protocol, folds=fold, size=size,
+        aspect=_word(aspect, "aspect", ("stretch", "pad", "crop")), pool=_word(pool, "pool", ("mean", "class", "both")),
+        device=device, quiet=quiet or json_,
+    )  # fmt: skip
+    if json_:
+        console.print_json(result)
+    else:
+        show_probe(result, out)
+
+
+def embed(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="DATA|FILE…", help="A corpus, or files openus decodes.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")],
+    weights: WeightsOption = None,
+    model: ModelOption = None,
+    pretrained: PretrainedOption = False,
+    set_: Annotated[str, typer.Option("--set", help="Of a corpus: which set.")] = "pretrain",
+    size: SizeOption = 224,
+    aspect: AspectOption = "stretch",
+    pool: PoolOption = "mean",
+    stride: Annotated[int, typer.Option("--stride", min=1, help="Of a clip, take every n-th frame.")] = 1,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 64,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the features of every sample of a set, or of any files, as a Parquet table."""
+    console.set_debug(debug)
+    from usfmae.tasks.embed import embed as work
+    from usfmae.tasks.models import Start
+
+    result = work(
+        inputs, Start(weights=weights, timm=model, pretrained=pretrained), out, set_name=set_, size=size,
+        aspect=_word(aspect, "aspect", ("stretch", "pad", "crop")), pool=_word(pool, "pool", ("mean", "class", "both")),
+        stride=stride, batch=batch_size, device=device, quiet=quiet or json_,
+    )  # fmt: skip
+    if json_:
+        console.print_json(
+            {"out": str(out), "rows": result.rows, "features": result.width, "errors": result.errors}
+        )
+    else:
+        console.out.print(f"{result.rows:,} rows of {result.width} features written to {out}", markup=False)
+    report_errors(result.errors)
+
+
+def _word(value: str, name: str, known: tuple[str, ...]) -> Any:
+    """A word of a short list, or a UsageError that says which there are."""
+    if value not in known:
+        raise UsageError(f"no {name} '{value}'{did_you_mean(value, known)} (known: {', '.join(known)})")
+    return value
+
+
+def report_errors(errors: list[str]) -> None:
+    """A line for each failed input, then exit code 1; nothing where all went well."""
+    for error in errors:
+        console.err.print(f"usfmae: error: {error}", style="red", markup=False, soft_wrap=True)
+    if errors:
         raise typer.Exit(1)
 
 

@@ -116,3 +116,28 @@ def predictions_png(path: Path, results: Sequence[Prediction]) -> None:
         below.set_xlim(0, 1)
         below.invert_yaxis()
     save_png(figure, path)
+
+
+def fractions_png(path: Path, table: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Score over the share of labels: a line per head, mean over folds and draws, band of one deviation."""
+    figure = new_figure(6.4, 2.8)
+    panels = figure.subplots(1, 2)
+    heads = sorted({row["head"] for row in table if "auroc" in row["mean"]})
+    for axes, (score, name) in zip(panels, (("auroc", "AUROC"), ("f1_macro", "F1 macro")), strict=True):
+        for head, colour in zip(heads, (ACCENT, SECOND, INK), strict=False):
+            rows = [row for row in table if row["head"] == head and row["mean"][score]["mean"] is not None]
+            x = [100 * row["fraction"] for row in rows]
+            mean = np.array([row["mean"][score]["mean"] for row in rows])
+            sd = np.array([row["mean"][score]["sd"] or 0.0 for row in rows])
+            axes.plot(x, mean, color=colour, marker="o", markersize=3, label=head)
+            axes.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
+        axes.set_xscale("log")
+        shown = sorted({100 * row["fraction"] for row in table})
+        axes.set_xticks(shown, [f"{value:g} %" for value in shown], minor=False)
+        axes.minorticks_off()
+        axes.set_title(name, fontsize=9, color=INK, loc="left")
+        axes.set_xlabel("labels used", fontsize=8, color=INK)
+        plain_axes(axes)
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=9, color=INK, x=0.01, ha="left")
+    save_png(figure, path)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -16,17 +16,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from openus import console
-from openus.clean import Refused, clean_frame
-from openus.decode import open_media
-from openus.decode.frame import Media
 from openus.errors import DecodeError
 from openus.manifest import CleanSettings, FramePolicy
 from usfmae.model.weights import CONFIG, WEIGHTS, WeightsError
+from usfmae.tasks.files import Grey, Looks, Prepared, message, open_file
 from usfmae.tasks.models import Network, rebuild, refuse_nan
-from usfmae.tasks.square import square
 from usfmae.tasks.training import autocast, pick_device
-
-Grey = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -41,13 +36,11 @@ class Model:
     def classes(self) -> list[str]:
         return list(self.config["classes"])
 
-    def prepare(self, pixels: Grey) -> Grey | Refused:
-        """A decoded frame uint8 [H, W] or [H, W, 3] to the square uint8 [S, S] the network saw in training."""
-        cleaned = clean_frame(pixels, CleanSettings.model_validate(self.config.get("cleaning") or {}))
-        if isinstance(cleaned, Refused):
-            return cleaned
-        shape = self.config["input"]
-        return square(cleaned.pixels, shape["size"], shape["aspect"])
+    @property
+    def looks(self) -> Looks:
+        """Cleaning, size and aspect of the training images."""
+        cleaning = CleanSettings.model_validate(self.config.get("cleaning") or {})
+        return Looks(cleaning, self.config["input"]["size"], self.config["input"]["aspect"])
 
     @torch.inference_mode()
     def probabilities(self, images: Sequence[Grey]) -> NDArray[np.float64]:
@@ -186,44 +179,32 @@ def predict(
 def _predict_file(model: Model, path: Path, policy: FramePolicy, batch: int, keep: bool) -> Prediction:
     result = Prediction(str(path), model.classes)
     try:
-        with path.open("rb") as stream:
-            media = open_media(stream, str(path), policy=policy, sibling=lambda name: _beside(path, name))
+        with open_file(path, policy, model.looks) as (media, frames):
             result.format, result.kind = media.format, media.kind
-            for indices, images in _batches(model, media, batch, result):
+            for indices, images in _batches(frames, batch, result):
                 result.frames += indices
                 result.frame_probabilities += model.probabilities(images).tolist()
-                if keep and len(result.thumbnails) < 1:
+                if keep and not result.thumbnails:
                     result.thumbnails.append(images[len(images) // 2])
-    except DecodeError as error:
-        result.error = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
-    except OSError as error:
-        result.error = f"{path}: {error.strerror or error}"
+    except (DecodeError, OSError) as error:
+        result.error = message(path, error)
     if not result.error and not result.frames:
         reasons = sorted({reason for _, reason in result.refused})
         result.error = f"{path}: no frame left to score ({', '.join(reasons) or 'the file holds none'})"
     return result
 
 
-def _beside(path: Path, name: str) -> BinaryIO:
-    """A file next to `path` (raw data of a header); nothing outside its folder."""
-    other = path.parent / name
-    if other.resolve().parent != path.parent.resolve():
-        raise DecodeError(f"refers to '{name}', which is not beside it; refused", reason="unsupported")
-    return other.open("rb")
-
-
 def _batches(
-    model: Model, media: Media, batch: int, result: Prediction
+    frames: Iterator[Prepared], batch: int, result: Prediction
 ) -> Iterator[tuple[list[int], list[Grey]]]:
     indices: list[int] = []
     images: list[Grey] = []
-    for frame in media.frames():
-        prepared = model.prepare(frame.pixels)
-        if isinstance(prepared, Refused):
-            result.refused.append((frame.index, prepared.reason))
+    for frame in frames:
+        if frame.image is None:
+            result.refused.append((frame.index, frame.reason))
             continue
         indices.append(frame.index)
-        images.append(prepared)
+        images.append(frame.image)
         if len(images) == batch:
             yield indices, images
             indices, images = [], []

@@ -38,8 +38,7 @@ def show_result(result: Mapping[str, Any], out: Path) -> None:
     for name, score in scores.items():
         row = [_NAMES.get(name, name)]
         if means:
-            mean, sd = means[name]["mean"], means[name]["sd"]
-            row.append(f"{_figure(name, mean)}{'' if sd is None else f' ± {_figure(name, sd)}'}")
+            row.append(_mean_sd(name, means[name]))
         row.append(_figure(name, score["value"]))
         row.append(f"{_figure(name, score['low'])} – {_figure(name, score['high'])}")
         table.add_row(*row)
@@ -112,3 +111,30 @@ def show_import(account: Mapping[str, Any]) -> None:
     for note in account["notes"]:
         console.out.print(f"  note: {note}", markup=False)
     console.out.print(f"written to {account['out']}", markup=False)
+
+
+def show_probe(result: Mapping[str, Any], out: Path) -> None:
+    """A row per head and label share: mean over folds and draws, with the deviation."""
+    heading = f"{result['benchmark']}, {result['protocol']}: {result['model']}, frozen"
+    rows = [row for row in result["table"] if "auroc" in row["mean"]]
+    if rows:
+        names = ("auroc", "f1_weighted", "f1_macro", "accuracy")
+        table = Table(title=heading, title_justify="left", header_style="bold")
+        for column in ("head", "labels", *(_NAMES[name] for name in names)):
+            table.add_column(column, justify="left" if column == "head" else "right")
+        for row in rows:
+            cells = [_mean_sd(name, row["mean"][name]) for name in names]
+            table.add_row(row["head"], f"{100 * row['fraction']:g} % ({row['labels']:g})", *cells)
+        console.out.print(table)
+    for row in result["table"]:
+        if row["head"] == "retrieval":
+            said = ", ".join(
+                f"{name.replace('_', ' ')} {score['mean']:.3f}" for name, score in row["mean"].items()
+            )
+            console.out.print(f"retrieval: {said}", markup=False)
+    console.out.print(f"written to {out}: probe.json, predictions.parquet", markup=False)
+
+
+def _mean_sd(name: str, score: Mapping[str, float | None]) -> str:
+    deviation = "" if score["sd"] is None else f" ± {_figure(name, score['sd'])}"
+    return _figure(name, score["mean"]) + deviation

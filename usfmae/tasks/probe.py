@@ -1,0 +1,225 @@
+"""`usfmae probe`: frozen features of an encoder, judged by simple heads on the folds of a benchmark.
+
+OUT/probe.json           per head and label share: scores with intervals, over folds and seeds
+OUT/predictions.parquet  a row per head, share, fold, seed and test sample
+OUT/curve.png            score over the share of labels used, where several shares were asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openus import __version__, console
+from openus.errors import UsageError, did_you_mean
+from usfmae.tasks.data import LabelledSet, find_benchmark, load_labelled
+from usfmae.tasks.features import Pool, extract, extract_tokens
+from usfmae.tasks.finetune import choose_folds
+from usfmae.tasks.metrics import classification, group_weights, summary
+from usfmae.tasks.models import Network, Start, build, grey_statistics
+from usfmae.tasks.probes import attentive, knn, linear, retrieval
+from usfmae.tasks.recipe import Aspect
+from usfmae.tasks.runs import write_json
+from usfmae.tasks.splits import Split, subsample
+from usfmae.tasks.training import pick_device
+
+HEADS = ("knn", "linear", "attentive", "retrieval")
+Ints = NDArray[np.int64]
+
+
+@dataclass
+class Frozen:
+    """A labelled set and what a frozen network makes of it."""
+
+    data: LabelledSet
+    features: NDArray[np.float32]
+    tokens: Tensor | None
+
+
+def probe(
+    data: str | Path,
+    benchmark: str,
+    start: Start,
+    out: Path,
+    *,
+    heads: Sequence[str] = ("knn", "linear"),
+    fractions: Sequence[float] = (1.0,),
+    seeds: int = 1,
+    protocol: str | None = None,
+    folds: Sequence[int] | None = None,
+    size: int = 224,
+    aspect: Aspect = "stretch",
+    pool: Pool = "mean",
+    frames_per_clip: int | None = 16,
+    resamples: int = 1000,
+    device: str = "auto",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Judge frozen features; returns what probe.json holds.
+
+    fractions: shares of the training labels (whole patients); each is drawn `seeds` times, the whole once per
+    fold. Raises UsageError, CorpusError, WeightsError.
+    """
+    check_heads(heads)
+    for fraction in fractions:
+        if not 0 < fraction <= 1:
+            raise UsageError(f"a label share must lie above 0 and at most 1, found {fraction:g}")
+    declared = find_benchmark(benchmark)
+    if declared.task != "classification":
+        raise UsageError(f"benchmark '{benchmark}' is a {declared.task}; probes judge classifications")
+    protocol = protocol or next(iter(declared.protocols))
+    frozen = freeze(
+        data, declared, start, size=size, aspect=aspect, pool=pool, frames_per_clip=frames_per_clip,
+        tokens="attentive" in heads, device=device, quiet=quiet,
+    )  # fmt: skip
+    runs: list[dict[str, Any]] = []
+    jobs = [
+        (head, fraction, seed, split)
+        for head in heads
+        for fraction in sorted(set(fractions))
+        for seed in range(seeds if fraction < 1 else 1)
+        for split in choose_folds(frozen.data.splits(protocol, seed), folds)
+    ]
+    with console.progress(quiet, "probes") as bar:
+        for head, fraction, seed, split in bar.track(jobs, description="probe"):
+            runs.append(run_head(frozen, head, fraction, seed, split, resamples))
+    return _write(out, frozen, runs, start, protocol, {"size": size, "aspect": aspect, "pool": pool})
+
+
+def check_heads(heads: Sequence[str]) -> None:
+    """Raise UsageError for a head there is not."""
+    for head in heads:
+        if head not in HEADS:
+            raise UsageError(f"no probe '{head}'{did_you_mean(head, HEADS)} (known: {', '.join(HEADS)})")
+
+
+def freeze(
+    data: str | Path, benchmark: Any, start: Start, *, size: int, aspect: Aspect, pool: Pool,
+    frames_per_clip: int | None, tokens: bool, device: str, quiet: bool,
+) -> Frozen:  # fmt: skip
+    """Decode a labelled set and pass it once through a network that is not trained."""
+    with console.progress(quiet, "images") as bar:
+        decoding = bar.add_task("decode", total=None)
+        labelled = load_labelled(
+            data, benchmark, size=size, aspect=aspect, frames_per_clip=frames_per_clip,
+            on_image=lambda done, total: bar.update(decoding, completed=done, total=total),
+        )  # fmt: skip
+        network: Network = build(
+            start, outputs=0, size=size, pool="token", grey=grey_statistics(labelled.images)
+        ).to(pick_device(device))
+        embedding = bar.add_task("embed", total=len(labelled) * (1 + tokens))
+        features = extract(
+            network, labelled.images, pool=pool, on_batch=lambda done: bar.update(embedding, completed=done)
+        )
+        every = None
+        if tokens:
+            every = extract_tokens(
+                network, labelled.images,
+                on_batch=lambda done: bar.update(embedding, completed=len(labelled) + done),
+            )  # fmt: skip
+    return Frozen(labelled, features, every)
+
+
+def run_head(
+    frozen: Frozen, head: str, fraction: float, seed: int, split: Split, resamples: int
+) -> dict[str, Any]:
+    """One head on one fold with a share of its labels: scores, choice, and probabilities of the test part."""
+    data, x = frozen.data, frozen.features
+    train = subsample(split.train, data.groups(), data.strata, fraction, (seed, 101))
+    y, test = data.targets, split.test
+    result: dict[str, Any] = {"head": head, "fraction": fraction, "seed": seed, "fold": split.name}
+    result["labels"] = len(train)
+    groups, classes = data.groups()[test], len(data.classes)
+    if head == "retrieval":
+        each = retrieval(x[train], y[train], x[test], y[test])
+        return result | {"metrics": means_with_intervals(each, groups, resamples)}
+    if head == "attentive":
+        assert frozen.tokens is not None
+        found, choice = attentive(
+            frozen.tokens, train, y[train], split.val, y[split.val], test, classes, seed=seed
+        )
+    else:
+        fit = knn if head == "knn" else linear
+        found, choice = fit(x[train], y[train], x[split.val], y[split.val], x[test], classes)
+    scored = classification(
+        y[test], found, data.classes, groups=groups, positive=data.benchmark.positive, resamples=resamples
+    )
+    return result | {"metrics": scored["metrics"], "choice": choice, "probabilities": found, "test": test}
+
+
+def means_with_intervals(
+    each: dict[str, NDArray[np.float64]], groups: Ints, resamples: int
+) -> dict[str, dict[str, float | None]]:
+    """Mean of per-sample scores (NaN left out) with patient-level bootstrap intervals."""
+    weights = group_weights(groups, len(groups), resamples, 0).astype(np.float64)
+    table: dict[str, dict[str, float | None]] = {}
+    for name, values in each.items():
+        known = np.isfinite(values)
+        if not known.any():
+            table[name] = {"value": None, "low": None, "high": None}
+            continue
+        total = weights[:, known].sum(1)
+        drawn = (weights[:, known] @ values[known])[total > 0] / total[total > 0]
+        low, high = np.percentile(drawn, (2.5, 97.5))
+        table[name] = {"value": float(values[known].mean()), "low": float(low), "high": float(high)}
+    return table
+
+
+def _write(
+    out: Path,
+    frozen: Frozen,
+    runs: list[dict[str, Any]],
+    start: Start,
+    protocol: str,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    out.mkdir(parents=True, exist_ok=True)
+    data = frozen.data
+    _write_predictions(out / "predictions.parquet", data, runs)
+    for run in runs:
+        for key in ("probabilities", "test"):
+            run.pop(key, None)
+    keys = sorted({(run["head"], run["fraction"]) for run in runs})
+    table = []
+    for head, fraction in keys:
+        chosen = [run for run in runs if (run["head"], run["fraction"]) == (head, fraction)]
+        labels = round(float(np.mean([run["labels"] for run in chosen])), 1)
+        table.append({"head": head, "fraction": fraction, "labels": labels, "mean": summary(chosen)})
+    result = {
+        "benchmark": data.benchmark.name, "protocol": protocol, "model": start.name, "settings": settings,
+        "features": int(frozen.features.shape[1]), "table": table, "runs": runs, "corpus": data.corpus,
+        "version": __version__,
+    }  # fmt: skip
+    if len({fraction for _, fraction in keys}) > 1:
+        from usfmae.tasks.plots import fractions_png
+
+        fractions_png(out / "curve.png", table, f"{data.benchmark.name}: {start.name}, frozen")
+    write_json(out / "probe.json", result)
+    return result
+
+
+def _write_predictions(path: Path, data: LabelledSet, runs: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for run in runs:
+        if "probabilities" not in run:
+            continue
+        rows = run["test"].tolist()
+        columns = {
+            "head": [run["head"]] * len(rows), "fraction": [run["fraction"]] * len(rows),
+            "seed": [run["seed"]] * len(rows), "fold": [run["fold"]] * len(rows),
+            "key": [data.identity.key[i] for i in rows], "group": data.groups()[run["test"]],
+            "truth": [data.classes[int(data.targets[i])] for i in rows],
+        }  # fmt: skip
+        columns |= {f"p_{name}": run["probabilities"][:, c] for c, name in enumerate(data.classes)}
+        tables.append(pa.table(columns))
+    if tables:
+        pq.write_table(pa.concat_tables(tables), path)
