@@ -17,7 +17,7 @@ from openus.dedup.exact import Decisions, exact_duplicates
 from openus.engine.local import run_tasks
 from openus.errors import CorpusError, OpenUSError, UsageError
 from openus.fetch import obtain
-from openus.ledger import fingerprint, one_builder
+from openus.ledger import fingerprint, inputs_state, one_builder
 from openus.manifest import Corpus, Source
 from openus.pack import MASK, ShardTask, plan_set, run_shard
 from openus.select import Selected, Selection, select
@@ -107,7 +107,7 @@ def build(
         UsageError: unknown slugs, nothing to do.
         CorpusError: another build is at work in `out`.
     """
-    sources = list(_chosen(corpus, catalogue, slugs))
+    sources = list(chosen_sources(corpus, catalogue, slugs))
     _check(corpus, sources, options)
     work = out / ".work"
     with one_builder(work):
@@ -127,7 +127,8 @@ def build(
     return BuildResult(out, results, shards, summary)
 
 
-def _chosen(corpus: Corpus, catalogue: Catalogue, slugs: Sequence[str]) -> Iterator[Source]:
+def chosen_sources(corpus: Corpus, catalogue: Catalogue, slugs: Sequence[str]) -> Iterator[Source]:
+    """The sources of a corpus, or those named by `slugs`; raise `UsageError` for one that is not part of it."""
     known = catalogue.slugs if corpus.sources == "all" else corpus.sources
     for slug in slugs:
         source = catalogue.source(slug)  # an unknown slug is refused here, with a suggestion
@@ -165,7 +166,7 @@ def _prepare(
             on_bytes=lambda file, done, total: report(f"fetch {source.slug}", done, total),
         )
         result.route, result.roots = got.route, got.roots
-        result.tree = Tree(got.roots)
+        result.tree = Tree(got.roots, work=work / "unpacked" / source.slug)
         entries = result.tree.entries()
         result.selection = select(source, entries, result.tree.open, corpus.salt)
         result.chunks = list(_chunks(result, corpus, work))
@@ -178,6 +179,7 @@ def _prepare(
 def _chunks(result: SourceResult, corpus: Corpus, work: Path) -> Iterator[ChunkSpec]:
     source, selection, tree = result.source, result.selection, result.tree
     assert selection is not None and tree is not None
+    state = inputs_state(result.roots, {entry.path for entry in tree.entries()})
     held_out = result.set != PRETRAIN
     clean = corpus.clean if source.clean is None else corpus.clean.model_copy(update={"level": source.clean})
     for number, members in enumerate(_groups(selection.images, _CHUNK_FILES[source.kind])):
@@ -198,7 +200,7 @@ def _chunks(result: SourceResult, corpus: Corpus, work: Path) -> Iterator[ChunkS
             folder=work / "sources" / source.slug,
             number=number,
             stack=source.stack,
-            fingerprint=fingerprint(result.roots, members),
+            fingerprint=fingerprint(state, result.roots, members),
         )
 
 

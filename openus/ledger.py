@@ -6,7 +6,7 @@ import fcntl
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,20 +29,29 @@ def code_version() -> str:
     return digest.hexdigest()[:16]
 
 
-def fingerprint(roots: Sequence[Path], members: Sequence[Selected]) -> str:
-    """Identity of the bytes a chunk reads, without reading them: size and time of the archive or of each file.
+def inputs_state(roots: Sequence[Path], entries: Collection[str]) -> str:
+    """Identity of the archives among the roots of a source, and of those that lie in its folders.
 
-    The name of the place is left out, so that moved data is recognised.
+    `entries` are the paths of all files of the dataset: a file in a folder that is none of them is an archive.
+    Size and time are looked at, not the bytes; the name of the place is left out, so that moved data is known.
     """
     digest = hashlib.sha256(code_version().encode())
     for root in roots:
+        files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+        for path in files:
+            name = path.name if path == root else path.relative_to(root).as_posix()
+            if path == root or name not in entries:
+                digest.update(name.encode() + _stat(path))
+    return digest.hexdigest()
+
+
+def fingerprint(state: str, roots: Sequence[Path], members: Sequence[Selected]) -> str:
+    """Identity of the bytes a chunk reads: the archives (`inputs_state`), and the files that lie unpacked."""
+    digest = hashlib.sha256(state.encode())
+    for root in roots:
         if root.is_dir():
-            # A member's path begins at the root; inside an archive that lies in the folder, the archive counts.
             for member in members:
-                place = root / (member.unit or member.path)
-                digest.update(_stat(place if place.exists() else root / member.path))
-        else:
-            digest.update(root.name.encode() + _stat(root))
+                digest.update(_stat(root / member.path))
     return digest.hexdigest()
 
 
