@@ -113,9 +113,7 @@ class Catalogue:
     def _source(self, slug: str, paths: dict[str, Path]) -> Source:
         source = self._one("sources", "source", slug, Source, paths)
         if source.slug != slug:
-            raise ManifestError(
-                f"{paths[slug]}: slug '{source.slug}' does not match the file name"
-            )
+            raise ManifestError(f"{paths[slug]}: slug '{source.slug}' does not match the file name")
         return source
 
     def sources(self, slugs: Iterable[str] | None = None) -> Iterator[Source]:

@@ -199,6 +199,45 @@ def build(
     )
 
 
+@app.command(
+    short_help="Check this machine and, with --online, every route.",
+    epilog="Examples:  openus doctor   ·   openus doctor OUT --source bus-bra --online   ·   openus doctor --json",
+)
+def doctor(
+    out: Annotated[Path, typer.Argument(help="The corpus folder a build would make.")] = Path("openus-46"),
+    corpus: Annotated[str, typer.Option(help="Name of a corpus, or a YAML file.")] = "openus-46",
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="Only this source. Repeatable.")
+    ] = None,
+    online: Annotated[
+        bool, typer.Option("--online", help="Ask every route for its files, and every licence page.")
+    ] = False,
+    cache: CacheOption = None,
+    manifests: ManifestsOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check what a build needs: tools, packages, disk space, credentials, drop folders; with --online also whether
+    every route still leads to the expected files and every licence page is still there.
+
+    Credentials are looked for, never shown. Exits 1 only where not one source can be had.
+    """
+    set_debug(debug)
+    from openus.doctor.command import doctor as examine
+
+    examine(
+        out,
+        _catalogue(manifests),
+        corpus=corpus,
+        slugs=source or [],
+        cache=cache,
+        online=online,
+        quiet=quiet,
+        as_json=as_json,
+    )
+
+
 @app.command(epilog="Example:  openus verify openus-46 --deep")
 def verify(
     out: CorpusArgument,

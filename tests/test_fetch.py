@@ -360,3 +360,16 @@ def test_the_real_unpacked_copy(shared: Path, cache: Path) -> None:
     assert obtain(source, cache=cache, local=shared / "data" / "bus-bra").bytes == 133_584_013
     with pytest.raises(SourceError, match=r"--local bus-bra=.*/BUSBRA$"):
         obtain(source, cache=cache, local=shared / "data" / "bus-bra" / "BUSBRA" / "Images")
+
+
+def test_a_missing_tool_is_said_before_the_download(
+    site: Site, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.put("/a.rar", b"Rar!" * 1000)
+    site.put("/a.zip", b"PK a")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SourceError, match=r"nothing was downloaded, because a\.rar: .*apt install unar"):
+        obtain(toy(http(site, "a.rar")), cache=cache)
+    assert not site.requests, "nobody was asked for a byte"
+    assert obtain(toy(http(site, "a.rar"), http(site, "a.zip")), cache=cache).roots[0].name == "a.zip"
+    assert not site.asked("/a.rar")
