@@ -273,9 +273,9 @@ class _Maker:
         spec = self.spec
         data = encode(cleaned.pixels, spec.encoding)
         at, length = self.put(data)
-        mask_at, mask_length = (
-            self.mask(selected, cleaned) if spec.masks and (selected.mask or self.draw) else (0, 0)
-        )
+        mask_at, mask_length = 0, 0
+        if spec.masks and (selected.mask or self.draw):
+            mask_at, mask_length = self.mask(selected, cleaned, frame.pixels.shape[:2])
         height, width = cleaned.pixels.shape
         return {
             "key": sample_key(spec.source, selected.member, frame.index),
@@ -299,6 +299,7 @@ class _Maker:
             "sector": list(cleaned.sector),
             "cleaned_fraction": cleaned.fraction,
             "text_boxes": cleaned.text_boxes,
+            "flags": ",".join(cleaned.flags),
             "licence": spec.licence,
             "redistribution": spec.redistribution,
             "at": at,
@@ -307,8 +308,11 @@ class _Maker:
             "mask_length": mask_length,
         }
 
-    def mask(self, selected: Selected, cleaned: Cleaned) -> tuple[int, int]:
-        """Store the mask of a sample, cut and resized as its picture was (nearest neighbour, no new values)."""
+    def mask(self, selected: Selected, cleaned: Cleaned, frame: tuple[int, ...]) -> tuple[int, int]:
+        """Store the mask of a sample, cut and resized as its picture was (nearest neighbour, no new values).
+
+        A mask of another size than its frame [H, W] is of the whole frame, and is brought to its size first.
+        """
         try:
             grey = self._mask_pixels(selected)
         except (DecodeError, ArchiveError) as error:
@@ -320,12 +324,11 @@ class _Maker:
             grey = np.where(grey > self.spec.mask_threshold, np.uint8(255), np.uint8(0))
         x, y, w, h = cleaned.sector
         height, width = cleaned.pixels.shape
-        if (grey.shape[1], grey.shape[0]) != (w, h):
-            grey = (
-                grey[y : y + h, x : x + w]
-                if grey.shape[0] >= y + h and grey.shape[1] >= x + w and (x or y)
-                else grey
-            )
+        if (w, h) != (frame[1], frame[0]):
+            if grey.shape != frame:
+                whole = cv2.resize(grey, (frame[1], frame[0]), interpolation=cv2.INTER_NEAREST)
+                grey = np.asarray(whole, np.uint8)
+            grey = grey[y : y + h, x : x + w]
         small = np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
         return self.put(encode(small, Encoding(format="png")))
 

@@ -253,8 +253,35 @@ class Source(_Strict):
         return next((level for level in order if level in offered), "request")
 
 
+class QualityLimits(_Strict):
+    """When a finished picture is flagged in its row. Flagged pictures are kept; black ones are rejected."""
+
+    white_level: int = Field(default=250, ge=1, le=255)
+    """A pixel from this grey level on counts as white."""
+    saturated: float = Field(default=0.2, ge=0, le=1)
+    """Share of white pixels among those that are not black."""
+    flat: float = Field(default=8.0, ge=0)
+    """Standard deviation of the grey levels that are not black."""
+    blurred: float = Field(default=0.02, ge=0)
+    """Variance of the Laplacian over that of the grey levels."""
+    tiny: int = Field(default=64, ge=0)
+    """Short side in pixels."""
+
+
 class CleanSettings(_Strict):
     level: CleanLevel = "none"
+    """``none``: grey and resized. ``sector``: cropped to the scan sector, black outside. ``full``: text,
+    calipers and coloured markings inside the sector masked too (extra ``text``)."""
+    look: int = Field(default=64, ge=1)
+    """So many frames from the front of a clip decide its sector and its static text."""
+    doppler: Literal["keep", "drop", "mask"] = "keep"
+    """Frames with colour Doppler: kept as they are, rejected, or with the colour masked (level ``full``).
+    They are flagged in any case."""
+    fill: Literal["local", "inpaint"] = "local"
+    """What masked pixels become: the average of the tissue round them, or OpenCV's inpainting, which invents."""
+    max_altered: float = Field(default=0.25, ge=0, le=1)
+    """A frame with a greater share of masked pixels in its sector is rejected as ``altered``."""
+    quality: QualityLimits = QualityLimits()
     size: int | Literal["native"] = 256
     """Short side in pixels after resizing (never enlarged), or ``native``."""
     filter: Literal["area", "lanczos"] = "area"

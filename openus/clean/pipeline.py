@@ -1,4 +1,8 @@
-"""The steps a frame goes through, in order, with the record of what they did."""
+"""The steps a frame goes through, in order, with the record of what they did.
+
+decoded frame ─▶ plan of its clip ─▶ crop ─▶ grey ─▶ masked text and markings ─▶ black outside ─▶ resize
+                 (first frames)
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import cv2
+import numpy as np
+
+from openus.clean.evidence import look
 from openus.clean.grey import lit_fraction, resize_short_side, to_grey
+from openus.clean.plan import Plan, make_plan
+from openus.clean.quality import quality_flags
+from openus.clean.sector import whole
 from openus.decode.frame import Frame, Pixels
 from openus.manifest import CleanSettings
+
+_NO_META: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +30,16 @@ class Cleaned:
 
     pixels:  uint8 [H, W].
     sector:  x, y, width, height of the part that was kept, in pixels of the source frame.
-    fraction: share of the kept pixels that cleaning altered.
-    text_boxes: boxes of text that were masked; -1 where nobody looked.
+    fraction: share of the pixels of the sector that cleaning masked (what is blanked outside does not count).
+    text_boxes: boxes of text inside the sector that were masked; -1 where nobody looked.
+    flags:   sorted short words: ``sector-convex``, ``panels-2``, ``colour-doppler``, ``blurred``, …
     """
 
     pixels: Pixels
     sector: tuple[int, int, int, int]
     fraction: float = 0.0
     text_boxes: int = -1
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +51,45 @@ class Refused:
 
 
 def clean_frames(
-    frames: Iterable[Frame], settings: CleanSettings, meta: Mapping[str, str] = MappingProxyType({})
+    frames: Iterable[Frame], settings: CleanSettings, meta: Mapping[str, str] = _NO_META
 ) -> Iterator[tuple[Frame, Cleaned | Refused]]:
     """Clean the frames of one image, clip or volume, in order, as a stream.
 
-    `meta` are the facts the decoder found in the file (`Media.meta`).
+    Above level ``none`` the first frames (`settings.look` of them, at most `evidence.LOOK_BYTES`) are held back
+    to decide the sector and the static text of the clip; memory does not grow with its length. `meta` are the
+    facts the decoder found in the file (`Media.meta`).
     """
-    for frame in frames:
-        yield frame, clean_frame(frame.pixels, settings)
+    if settings.level == "none":
+        for frame in frames:
+            yield frame, clean_frame(frame.pixels, settings)
+        return
+    taken, stream = look(frames, settings.look)
+    plans: dict[tuple[int, ...], Plan] = {}
+    if taken:
+        plans[taken[0].pixels.shape[:2]] = make_plan([frame.pixels for frame in taken], settings, meta)
+    del taken
+    for frame in stream:
+        shape = frame.pixels.shape[:2]
+        if shape not in plans:  # a clip whose size changes midway
+            plans[shape] = make_plan([frame.pixels], settings, meta)
+        yield frame, clean_frame(frame.pixels, settings, plans[shape])
 
 
-def clean_frame(pixels: Pixels, settings: CleanSettings) -> Cleaned | Refused:
-    """Clean one decoded frame, uint8 [H, W] or [H, W, 3]."""
-    grey = to_grey(pixels)
-    height, width = grey.shape
+def clean_frame(pixels: Pixels, settings: CleanSettings, plan: Plan | None = None) -> Cleaned | Refused:
+    """Clean one decoded frame, uint8 [H, W] or [H, W, 3]. Without a plan above level ``none``, it gets its own."""
+    if plan is None:
+        if settings.level == "none":
+            plan = Plan(whole(*pixels.shape[:2]))
+        else:
+            plan = make_plan([pixels], settings, _NO_META)
+    x, y, w, h = plan.sector.box
+    grey = to_grey(pixels[y : y + h, x : x + w])
+    if plan.inside is not None:
+        grey = np.asarray(cv2.bitwise_and(grey, plan.inside), np.uint8)
     lit = lit_fraction(grey, settings.dark_level)
     if lit < settings.dark_fraction:
         return Refused("dark", f"{lit:.4%} of pixels above grey level {settings.dark_level}")
     size = None if settings.size == "native" else settings.size
-    return Cleaned(resize_short_side(grey, size, settings.filter), (0, 0, width, height))
+    small = resize_short_side(grey, size, settings.filter)
+    flags = [*plan.flags, *quality_flags(small, settings.quality)]
+    return Cleaned(small, plan.sector.box, 0.0, plan.text_boxes, tuple(sorted(flags)))

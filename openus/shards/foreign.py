@@ -201,7 +201,7 @@ class _Scan:
                 "patient": "", "labels": _labels(members), "split": "", "width": width, "height": height,
                 "source_width": width, "source_height": height, "sha256": hashlib.sha256(data).hexdigest(),
                 "pixel_sha256": pixel_hash, "phash": phash(pixels), "cluster": unique,
-                "sector": [0, 0, width, height], "cleaned_fraction": 0.0, "text_boxes": -1,
+                "sector": [0, 0, width, height], "cleaned_fraction": 0.0, "text_boxes": -1, "flags": "",
                 "licence": self.licence, "redistribution": "recipe-only",
             }
         )  # fmt: skip

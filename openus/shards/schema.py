@@ -43,6 +43,7 @@ ROW = pa.schema(
         pa.field("sector", pa.list_(pa.int32(), 4), nullable=False),  # x, y, w, h in source pixels
         pa.field("cleaned_fraction", pa.float32(), nullable=False),  # share of pixels altered by cleaning
         pa.field("text_boxes", pa.int32(), nullable=False),  # -1 where nobody looked
+        pa.field("flags", pa.string(), nullable=False),  # sorted words of openus.clean, joined by ","; "" for none
         pa.field("licence", pa.string(), nullable=False),
         pa.field("redistribution", pa.string(), nullable=False),
     ],

@@ -1,0 +1,175 @@
+"""The scan sector: the part of a picture that the probe insonified, found from its shape.
+
+The picture is shrunk, its flat background told from what is lit, thin things (text, rulers, grey bars) are
+taken away by an opening, and a shape is fitted to the outline of what is left:
+
+    fan        two straight sides that meet above, an arc below; above an arc round the same point (convex),
+               that point itself (phased), or a flat face (trapezoid)
+    rectangle  linear arrays; a side counts only where the picture steps from tissue to background
+
+A side is the line that most of the outline lies on, so that neither text that touches the sector nor a shadow
+at its flank moves it; a side that cannot be seen is not cut. Where no shape fits, or hardly anything would be
+cut, the whole frame is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from openus.clean.fit import Rim, SectorKind, fit_fan, fit_rectangle
+from openus.clean.shapes import Box, Floats, clip_box, inside_fraction
+from openus.decode.frame import Pixels
+
+WORK = 320  # long side of the picture that is looked at
+THIN = 15  # what is thinner than so many of its pixels (5 %) is no sector
+_DARKEST_SIDE = 64  # a background brighter than this is no background
+# Grey levels above the background that count as lit. Coding noise round a sharp edge can reach the lower one,
+# so it comes first only where many frames tell faint tissue from noise.
+_MARGINS = {True: (4, 9), False: (9, 4)}
+_NEARLY_ALL = 0.97  # a sector that covers so much of the frame is the frame
+
+
+@dataclass(frozen=True)
+class Sector:
+    """The insonified region.
+
+    kind:  its shape; `full` where the whole frame is kept.
+    outline: float32 [N, 2], x and y of its corners in pixels of the frame, in order.
+    box:   x, y, width, height of the part of the frame to keep.
+    panels: how many pictures stand side by side in the frame.
+    """
+
+    kind: SectorKind
+    outline: Floats
+    box: Box
+    panels: int = 1
+
+    def mask(self) -> Pixels:
+        """uint8 [height, width] of the box: 255 inside the sector, 0 outside."""
+        x, y, w, h = self.box
+        canvas = np.zeros((h, w), np.uint8)
+        points = np.rint((self.outline - np.array([x, y], np.float32)) * 16).astype(np.int32)
+        cv2.fillPoly(canvas, [points], 255, lineType=cv2.LINE_8, shift=4)
+        return canvas
+
+
+def whole(height: int, width: int, panels: int = 1) -> Sector:
+    """The sector of a frame that is kept as it is."""
+    corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float32)
+    return Sector("full", corners, (0, 0, width, height), panels)
+
+
+def find_sector(peak: Pixels, frames: int = 1) -> Sector:
+    """Find the sector in the peak projection uint8 [H, W] of so many frames of a clip, or in a single picture."""
+    height, width = peak.shape
+    scale = min(1.0, WORK / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    work = (
+        peak if scale == 1.0 else np.asarray(cv2.resize(peak, size, interpolation=cv2.INTER_AREA), np.uint8)
+    )
+    floor = background(work)
+    if floor is None or min(size) < 2 * THIN:
+        return whole(height, width)
+    count = 1
+    for margin in _MARGINS[frames >= 8]:
+        lit = np.asarray(cv2.threshold(work, floor + margin, 1, cv2.THRESH_BINARY)[1], np.uint8)
+        parts = _parts(_solid(lit))
+        found = [_shape(part, lit, work, floor) for part in parts]
+        count = max(1, len(parts))
+        if found and all(found):
+            break
+    else:
+        return whole(height, width, count)
+    kinds, outlines = zip(*(shape for shape in found if shape is not None), strict=True)
+    outline = outlines[0]
+    if len(parts) > 1:  # the pictures and the strip between them stay together
+        outline = cv2.convexHull(np.concatenate(outlines))[:, 0]
+    if inside_fraction(outline, work.shape) > _NEARLY_ALL:
+        return whole(height, width, len(parts))
+    ratio = np.array([width / size[0], height / size[1]], np.float32)
+    full = np.asarray((outline + 0.5) * ratio - 0.5, np.float32)
+    kind: SectorKind = kinds[0] if len(parts) == 1 else "other"
+    return Sector(kind, full, clip_box(full, height, width), len(parts))
+
+
+def background(work: Pixels) -> int | None:
+    """The grey level of the flat, dark surround of uint8 [H, W], or None where there is none to speak of.
+
+    The darkest level that 1.5 % of the picture holds without any texture: shadows are dark too, but lie above it
+    or are not flat.
+    """
+    spread = cv2.morphologyEx(work, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    flat = work[spread <= 2]
+    counts = np.bincount(flat[flat <= _DARKEST_SIDE], minlength=_DARKEST_SIDE + 1)
+    near = np.convolve(counts, np.ones(3), "same")
+    levels = np.flatnonzero(near >= 0.015 * work.size)
+    return int(levels[0]) if len(levels) else None
+
+
+def _solid(lit: Pixels) -> Pixels:
+    """What is lit, its speckle closed and all thin things opened away, 0 or 1."""
+    # Black beyond the frame, so that a thin bar along its edge counts as thin.
+    wide = cv2.copyMakeBorder(lit, THIN, THIN, THIN, THIN, cv2.BORDER_CONSTANT, value=[0])
+    closed = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (THIN, THIN))
+    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, disc)
+    return np.ascontiguousarray(opened[THIN:-THIN, THIN:-THIN])
+
+
+def _parts(solid: Pixels) -> list[Pixels]:
+    """The pictures in the frame: the biggest piece, and those of like size that stand beside it."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
+    if count < 2:
+        return []
+    order = np.argsort(-stats[1:, cv2.CC_STAT_AREA]) + 1
+    first = order[0]
+    if stats[first, cv2.CC_STAT_AREA] < 0.03 * solid.size:
+        return []
+    parts = [[int(first)]]
+    for label in order[1:]:
+        if stats[label, cv2.CC_STAT_AREA] < 0.1 * stats[first, cv2.CC_STAT_AREA]:
+            break
+        if stats[label, cv2.CC_STAT_AREA] >= 0.5 * stats[first, cv2.CC_STAT_AREA] and all(
+            _beside(stats[label], stats[other[0]]) for other in parts
+        ):
+            parts.append([int(label)])
+        elif len(parts) == 1 and _below(stats[label], stats[first]):
+            parts[0].append(int(label))  # the same picture, cut by a shadow
+    return [np.isin(labels, part).astype(np.uint8) for part in parts]
+
+
+def _beside(one: NDArray[np.int32], other: NDArray[np.int32]) -> bool:
+    """Bounding boxes (x, y, w, h, …) that share rows but no columns."""
+    apart = one[0] >= other[0] + other[2] or other[0] >= one[0] + one[2]
+    rows = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    return bool(apart and rows > 0.5 * min(one[3], other[3]))
+
+
+def _below(one: NDArray[np.int32], other: NDArray[np.int32]) -> bool:
+    """Under the other within a tenth of its height, and within its columns: a title bar is above, or wider."""
+    near = 0 <= one[1] - other[1] - other[3] <= 0.1 * other[3]
+    return bool(near and one[0] >= other[0] - 5 and one[0] + one[2] <= other[0] + other[2] + 5)
+
+
+def _shape(part: Pixels, lit: Pixels, work: Pixels, floor: int) -> tuple[SectorKind, Floats] | None:
+    """Kind and outline of one picture in work pixels, or None where nothing fits."""
+    rim = Rim.of(part, lit)
+    fan = fit_fan(rim, part.shape)
+    if fan is not None and _fits(part, fan[1]):
+        return fan
+    box = fit_rectangle(rim, work, floor)
+    if box is not None and _fits(part, box):
+        return "linear", box
+    return None
+
+
+def _fits(part: Pixels, outline: Floats) -> bool:
+    """The outline holds all but 3 % of the part (text may adjoin it), and the part fills most of it."""
+    canvas = np.zeros_like(part)
+    cv2.fillPoly(canvas, [np.rint(outline * 16).astype(np.int32)], 1, shift=4)
+    inside = cv2.countNonZero(cv2.bitwise_and(canvas, part))
+    return inside >= 0.97 * cv2.countNonZero(part) and inside >= 0.7 * cv2.countNonZero(canvas)
