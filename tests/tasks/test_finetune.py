@@ -23,9 +23,11 @@ from tests.helpers.corpus import make_corpus
 from tests.tasks.conftest import Ended
 from usfmae.model.weights import WeightsError, load_weights
 from usfmae.tasks.classify import ClassificationTask
-from usfmae.tasks.data import encode_labels, find_benchmark, load_labelled, spread_frames
+from usfmae.tasks.data import find_benchmark, load_labelled
 from usfmae.tasks.finetune import finetune
+from usfmae.tasks.labels import encode_labels
 from usfmae.tasks.models import Start, build
+from usfmae.tasks.pixels import spread_frames
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.splits import Split
 
@@ -250,7 +252,7 @@ def test_labels_missing_or_unknown(corpus: Path) -> None:
     words = ["61.5", "sixty"]
     task = Benchmark.model_validate(values | {"task": "regression", "label": "ef"})
     with pytest.raises(CorpusError, match=r"label 'ef' of a regression: could not convert .*sixty"):
-        encode_labels(words, task, "corpus")
+        encode_labels({"ef": words}, task, "corpus")
 
 
 def test_one_class_in_the_training_part(corpus: Path) -> None:

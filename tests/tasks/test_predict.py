@@ -53,18 +53,18 @@ def test_files_get_the_probabilities_of_the_evaluation(model: Path, corpus: Path
     results = predict(model, files, device="cpu", quiet=True)
     for row, result in zip(test, results, strict=True):
         assert result.error == "" and result.decision == row["decision"]
-        assert result.probabilities == pytest.approx([row["p_benign"], row["p_malignant"]], abs=2e-3)
+        assert result.values == pytest.approx([row["p_benign"], row["p_malignant"]], abs=2e-3)
 
 
 def test_a_clip_gets_one_answer_whatever_the_batch(model: Path, cine: Path) -> None:
     whole = predict(model, [cine], device="cpu", quiet=True)[0]
     pieces = predict(model, [cine], batch_size=7, device="cpu", quiet=True)[0]
     assert whole.frames == list(range(30)) and whole.format == "dicom" and whole.kind == "frame"
-    assert whole.probabilities == pytest.approx(np.mean(whole.frame_probabilities, 0).tolist())
-    assert np.allclose(whole.frame_probabilities, pieces.frame_probabilities, atol=1e-6)
+    assert whole.values == pytest.approx(np.mean(whole.frame_values, 0).tolist())
+    assert np.allclose(whole.frame_values, pieces.frame_values, atol=1e-6)
     some = predict(model, [cine], stride=10, device="cpu", quiet=True)[0]
     assert some.frames == [0, 10, 20]
-    assert some.frame_probabilities[1] == pytest.approx(whole.frame_probabilities[10], abs=1e-6)
+    assert some.frame_values[1] == pytest.approx(whole.frame_values[10], abs=1e-6)
 
 
 def test_colour_and_grey_of_one_picture_agree(model: Path, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_colour_and_grey_of_one_picture_agree(model: Path, tmp_path: Path) -> No
     cv2.imwrite(str(tmp_path / "rgb.png"), cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))
     cv2.imwrite(str(tmp_path / "rgba.png"), cv2.cvtColor(grey, cv2.COLOR_GRAY2BGRA))
     results = predict(model, sorted(tmp_path.glob("*.png")), device="cpu", quiet=True)
-    assert len({tuple(np.round(result.probabilities, 6)) for result in results}) == 1
+    assert len({tuple(np.round(result.values, 6)) for result in results}) == 1
 
 
 def test_command_names_what_it_cannot_read(usfmae: Cli, model: Path, cine: Path, tmp_path: Path) -> None:

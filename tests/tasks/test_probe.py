@@ -196,7 +196,7 @@ def test_embed_a_set_and_files(usfmae: Cli, corpus: Path, weights: Path, tmp_pat
 
 def test_embed_agrees_with_extraction(usfmae: Cli, corpus: Path, weights: Path, tmp_path: Path) -> None:
     from usfmae.stream.index import open_index
-    from usfmae.tasks.data import decode_rows
+    from usfmae.tasks.pixels import decode_rows
 
     out = tmp_path / "set.parquet"
     words = [

@@ -23,10 +23,10 @@ from openus.errors import CorpusError, DecodeError, UsageError
 from openus.manifest import CleanSettings, FramePolicy
 from openus.places import Place
 from usfmae.stream.index import Index, open_index
-from usfmae.tasks.data import decode_rows
 from usfmae.tasks.features import Pool, extract
 from usfmae.tasks.files import Grey, Looks, message, open_file
 from usfmae.tasks.models import Network, Start, build
+from usfmae.tasks.pixels import decode_rows
 from usfmae.tasks.recipe import Aspect
 from usfmae.tasks.training import pick_device
 

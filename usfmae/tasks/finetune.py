@@ -21,13 +21,18 @@ from usfmae.tasks.classify import ClassificationTask
 from usfmae.tasks.data import LabelledSet, find_benchmark, load_labelled
 from usfmae.tasks.metrics import summary
 from usfmae.tasks.models import Start
+from usfmae.tasks.multilabel import MultilabelTask
 from usfmae.tasks.recipe import FinetuneRecipe
+from usfmae.tasks.regress import RegressionTask
 from usfmae.tasks.runs import METRICS, Job, run, write_json
+from usfmae.tasks.segment import SegmentationTask
 from usfmae.tasks.splits import Split
 from usfmae.tasks.task import Task
 from usfmae.tasks.training import pick_device
 
-TASKS: dict[str, type[Task]] = {task.kind: task for task in (ClassificationTask,)}
+TASKS: dict[str, type[Task]] = {
+    task.kind: task for task in (ClassificationTask, MultilabelTask, RegressionTask, SegmentationTask)
+}
 
 
 def finetune(

@@ -8,7 +8,7 @@ the test part is named in ``notes`` and has no score of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,12 +150,17 @@ def over_weights(
     targets: Ints, probabilities: Floats, weights: NDArray[Any], positive: int
 ) -> dict[str, Floats]:
     """Each score under each row of sample weights [B, N]: name to float [B]."""
-    step = max(1, _CHUNK // max(1, len(targets)))
+    return in_blocks(lambda W: _weighted_scores(W, targets, probabilities, positive), weights)
+
+
+def in_blocks(compute: Callable[[Floats], dict[str, Floats]], weights: NDArray[Any]) -> dict[str, Floats]:
+    """Call `compute` on blocks of rows of `weights` [B, N] that stay small, and join what it gives."""
+    step = max(1, _CHUNK // max(1, weights.shape[1]))
     parts = [
-        _weighted_scores(weights[start : start + step].astype(np.float64), targets, probabilities, positive)
-        for start in range(0, len(weights), step)
+        compute(weights[start : start + step].astype(np.float64))
+        for start in range(0, max(1, len(weights)), step)
     ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _weighted_scores(W: Floats, targets: Ints, probabilities: Floats, positive: int) -> dict[str, Floats]:
@@ -181,10 +186,7 @@ def _weighted_scores(W: Floats, targets: Ints, probabilities: Floats, positive: 
             name = f"sensitivity_at_{specificity * 100:.0f}_specificity"
             scores[name] = _sensitivity(tops, bottoms, specificity)
     else:
-        each = [
-            _auroc(*_counts_by_threshold(W, targets == c, probabilities[:, c]))
-            for c in np.unique(targets).tolist()
-        ]
+        each = [area_under_curve(W, targets == c, probabilities[:, c]) for c in np.unique(targets).tolist()]
         stacked = np.stack(each, 1)
         scores["auroc"] = _mean(np.nan_to_num(stacked), np.isfinite(stacked))
     scores["ece"] = _ece(W, targets, probabilities, ECE_BINS)
@@ -221,6 +223,11 @@ def _auroc(tops: Floats, bottoms: Floats) -> Floats:
     wins = (tops * (below + 0.5 * bottoms)).sum(1)
     area: Floats = np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
     return area
+
+
+def area_under_curve(W: Floats, truth: NDArray[np.bool_], scores: Floats) -> Floats:
+    """AUROC of `scores` [N] for `truth` [N] under each row of sample weights [B, N]; NaN for one class."""
+    return _auroc(*_counts_by_threshold(W, truth, scores))
 
 
 def _sensitivity(tops: Floats, bottoms: Floats, specificity: float) -> Floats:

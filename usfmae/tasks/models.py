@@ -139,7 +139,7 @@ def build(
 def rebuild(architecture: Mapping[str, Any], input_: Mapping[str, Any], size: int) -> Network:
     """The network that config.json describes, with random weights, for `load_state_dict`."""
     if architecture["family"] == "timm":
-        body: nn.Module = _create_timm(
+        body: Any = _create_timm(
             architecture["name"], None, architecture["outputs"], size, 0.0, len(input_["mean"])
         )
     else:
@@ -147,7 +147,12 @@ def rebuild(architecture: Mapping[str, Any], input_: Mapping[str, Any], size: in
             None, config=architecture["model"], img_size=size, num_classes=architecture["outputs"],
             global_pool=architecture["pool"],
         )  # fmt: skip
-    return Network(body, architecture, input_["mean"], input_["std"])
+    network = Network(body, architecture, input_["mean"], input_["std"])
+    if "maps" in architecture:
+        from usfmae.tasks.segmenter import dress
+
+        dress(network, architecture["maps"], size)
+    return network
 
 
 def _folder_config(weights: str | None) -> dict[str, Any]:

@@ -18,14 +18,26 @@ def make_optimizer(body: nn.Module, recipe: FinetuneRecipe) -> torch.optim.AdamW
     Biases, norms and what the model itself exempts (positions, tokens) have no weight decay. Each group
     carries ``lr_scale``.
     """
-    exempt = body.no_weight_decay() if hasattr(body, "no_weight_decay") else ()  # type: ignore[operator]
-    groups: Any = param_groups_layer_decay(
-        body, recipe.weight_decay, no_weight_decay_list=exempt, layer_decay=recipe.layer_decay
-    )
+    groups: Any = []
+    for part in _parts(body):
+        exempt = part.no_weight_decay() if hasattr(part, "no_weight_decay") else ()
+        decay = 1.0 if part is not body and not hasattr(part, "no_weight_decay") else recipe.layer_decay
+        groups += param_groups_layer_decay(
+            part, recipe.weight_decay, no_weight_decay_list=exempt, layer_decay=decay
+        )
     for group in groups:
         group.pop("use_fallback", None)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in body.parameters())
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=fused)
+
+
+def _parts(body: nn.Module) -> list[Any]:
+    """What is treated as one stack of layers: the whole model, or a backbone and the head put on it."""
+    encoder = getattr(body, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        return [body]
+    rest = nn.ModuleDict({name: child for name, child in body.named_children() if child is not encoder})
+    return [encoder, rest]
 
 
 def rate(recipe: FinetuneRecipe, epoch: float) -> float:

@@ -95,8 +95,8 @@ def _value(row: Mapping[str, float], name: str) -> float:
 
 
 def predictions_png(path: Path, results: Sequence[Prediction]) -> None:
-    """One panel per file that was answered: the picture the network saw, and its class probabilities."""
-    shown = [result for result in results if result.thumbnails][:24]
+    """One panel per file that was answered: the picture the network saw, its mask if any, and its numbers."""
+    shown = [result for result in results if result.image is not None][:24]
     if not shown:
         return
     columns = min(4, len(shown))
@@ -107,11 +107,16 @@ def predictions_png(path: Path, results: Sequence[Prediction]) -> None:
         axes.set_axis_off()
     for number, result in enumerate(shown):
         top, below = (grid[2 * (number // columns) + half, number % columns] for half in (0, 1))
-        top.imshow(result.thumbnails[0], cmap="gray", vmin=0, vmax=255)
+        top.imshow(result.image, cmap="gray", vmin=0, vmax=255)
+        if result.mask is not None and result.mask.any():
+            top.contour(result.mask > 0, levels=[0.5], colors=[SECOND], linewidths=[1.4])
         top.set_title(Path(result.path).name[-28:], fontsize=7, color=INK, loc="left")
+        if result.task == "regressor":
+            below.text(0.0, 0.5, f"{result.classes[0]}: {result.decision}", fontsize=8, color=INK)
+            continue
         places = range(len(result.classes))
-        below.barh(places, result.probabilities, color=ACCENT, height=0.7)
-        for place, (name, value) in enumerate(zip(result.classes, result.probabilities, strict=True)):
+        below.barh(places, result.values, color=ACCENT, height=0.7)
+        for place, (name, value) in enumerate(zip(result.classes, result.values, strict=True)):
             below.text(0.0, place, f" {name} {value:.2f}", va="center", fontsize=7, color=INK)
         below.set_xlim(0, 1)
         below.invert_yaxis()
@@ -140,4 +145,38 @@ def fractions_png(path: Path, table: Sequence[Mapping[str, Any]], title: str) ->
         plain_axes(axes)
     panels[0].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=9, color=INK, x=0.01, ha="left")
+    save_png(figure, path)
+
+
+def masks_png(path: Path, sheet: Sequence[tuple[Any, Any, Any, float]], title: str) -> None:
+    """Test images from the worst to the best: outline of the truth (thin) and of the decision (thick), and Dice."""
+    columns = min(4, len(sheet))
+    rows = -(-len(sheet) // columns)
+    figure = new_figure(2.2 * columns, 2.4 * rows + 0.3)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, (image, truth, decision, dice) in zip(grid.flat, sheet, strict=False):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        for mask, colour, width in ((decision, SECOND, 1.6), (truth, "white", 0.8)):
+            if mask.any() and not mask.all():
+                axes.contour(mask > 0, levels=[0.5], colors=[colour], linewidths=[width])
+        axes.set_title(f"Dice {dice:.2f}", fontsize=7, color=INK, loc="left", pad=2)
+    figure.suptitle(
+        f"{title}\ntruth white, decision orange; worst to best", fontsize=8, color=INK, x=0.01, ha="left"
+    )
+    save_png(figure, path)
+
+
+def agreement_png(path: Path, truth: NDArray[Any], found: NDArray[Any], name: str, title: str) -> None:
+    """Found against true values, with the line of equality."""
+    figure = new_figure(3.6, 3.6)
+    axes = figure.add_subplot()
+    low, high = float(min(truth.min(), found.min())), float(max(truth.max(), found.max()))
+    axes.plot([low, high], [low, high], color=GRID, zorder=0)
+    axes.scatter(truth, found, s=8, color=ACCENT, alpha=0.5, linewidths=0)
+    axes.set_xlabel(f"{name}, truth", fontsize=8, color=INK)
+    axes.set_ylabel(f"{name}, found", fontsize=8, color=INK)
+    axes.set_title(title, fontsize=9, color=INK, loc="left")
+    plain_axes(axes)
     save_png(figure, path)

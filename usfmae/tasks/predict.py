@@ -1,4 +1,4 @@
-"""`usfmae predict`: class probabilities of any file `openus` decodes, cleaned and sized as in training."""
+"""`usfmae predict`: what a fine-tuned model says of any file `openus` decodes, prepared as in training."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from usfmae.tasks.files import Grey, Looks, Prepared, message, open_file
 from usfmae.tasks.models import Network, rebuild, refuse_nan
 from usfmae.tasks.training import autocast, pick_device
 
+KINDS = ("classifier", "multilabel", "regressor", "segmenter")
+
 
 @dataclass(frozen=True)
 class Model:
@@ -33,7 +35,13 @@ class Model:
     path: Path
 
     @property
+    def kind(self) -> str:
+        """classifier | multilabel | regressor | segmenter"""
+        return str(self.config["kind"])
+
+    @property
     def classes(self) -> list[str]:
+        """What each number of an answer is called."""
         return list(self.config["classes"])
 
     @property
@@ -43,15 +51,33 @@ class Model:
         return Looks(cleaning, self.config["input"]["size"], self.config["input"]["aspect"])
 
     @torch.inference_mode()
-    def probabilities(self, images: Sequence[Grey]) -> NDArray[np.float64]:
-        """Squares uint8 [S, S] to class probabilities [B, C], with the mirror image where training said so."""
+    def answer(self, images: Sequence[Grey]) -> tuple[NDArray[np.float64], NDArray[np.uint8] | None]:
+        """Squares uint8 [S, S] to numbers [B, C], and for a segmenter the masks uint8 [B, S, S].
+
+        The numbers are class probabilities, probabilities of each label, the value of a regression, or the share
+        of the image that each class covers. The mirror image is averaged in where training said so.
+        """
         device = self.network.mean.device
         batch = torch.from_numpy(np.stack(images)[:, None]).to(device).float().div_(255)
         with autocast(device, "auto" if device.type == "cuda" else "fp32"):
-            soft = F.softmax(self.network(batch).double(), 1)
+            found = self._link(self.network(batch).double())
             if self.config.get("tta") == "flip":
-                soft = (soft + F.softmax(self.network(batch.flip(-1)).double(), 1)) / 2
-        return soft.cpu().numpy()
+                mirrored = self._link(self.network(batch.flip(-1)).double())
+                found = (found + (mirrored.flip(-1) if mirrored.ndim == 4 else mirrored)) / 2
+        if self.kind != "segmenter":
+            return found.cpu().numpy(), None
+        masks = found.argmax(1).to(torch.uint8)
+        shares = torch.stack([(masks == c + 1).double().mean((1, 2)) for c in range(len(self.classes))], 1)
+        return shares.cpu().numpy(), masks.cpu().numpy()
+
+    def _link(self, outputs: torch.Tensor) -> torch.Tensor:
+        if self.kind == "multilabel":
+            return torch.sigmoid(outputs)
+        if self.kind == "regressor":
+            mean, deviation = self.config["scale"]
+            scaled: torch.Tensor = outputs * deviation + mean
+            return scaled
+        return F.softmax(outputs, 1)
 
 
 def load_model(folder: str | Path, device: str = "auto") -> Model:
@@ -69,7 +95,7 @@ def load_model(folder: str | Path, device: str = "auto") -> Model:
         state = safetensors.torch.load_file(weights_file)
     except (ValueError, SafetensorError) as error:
         raise WeightsError(f"{folder}: a file of the model is damaged ({error}); copy it again") from error
-    if config.get("kind") != "classifier":
+    if config.get("kind") not in KINDS:
         raise WeightsError(
             f"{folder}: these weights have no classes; fine-tune them first with: "
             f"usfmae finetune DATA --benchmark NAME --weights {folder} --out MODEL"
@@ -113,36 +139,51 @@ class Prediction:
 
     path: str
     classes: list[str]
+    task: str = "classifier"
     format: str = ""
     kind: str = ""
     frames: list[int] = field(default_factory=list)
     """Indices of the frames that were scored."""
-    frame_probabilities: list[list[float]] = field(default_factory=list)
+    frame_values: list[list[float]] = field(default_factory=list)
+    """A row per frame: probabilities, values or covered shares, in the order of `classes`."""
     refused: list[tuple[int, str]] = field(default_factory=list)
     """Frames left out, with the reason (dark)."""
     error: str = ""
-    thumbnails: list[Grey] = field(default_factory=list)
+    image: Grey | None = None
+    """One of the frames, as the network saw it, and its mask (segmenter): for the picture."""
+    mask: Grey | None = None
 
     @property
-    def probabilities(self) -> list[float]:
+    def values(self) -> list[float]:
         """Mean over the frames."""
-        return [float(p) for p in np.mean(self.frame_probabilities, 0)] if self.frames else []
+        return [float(p) for p in np.mean(self.frame_values, 0)] if self.frames else []
 
     @property
     def decision(self) -> str:
-        return self.classes[int(np.argmax(self.probabilities))] if self.frames else ""
+        """The class, the labels that are present, or the value; for a segmenter what covers most."""
+        if not self.frames:
+            return ""
+        if self.task == "regressor":
+            return f"{self.values[0]:.4g}"
+        if self.task == "multilabel":
+            present = [name for name, p in zip(self.classes, self.values, strict=True) if p >= 0.5]
+            return ", ".join(present) or "none"
+        if self.task == "segmenter" and max(self.values) == 0:
+            return "none"
+        return self.classes[int(np.argmax(self.values))]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for --json."""
         if self.error:
             return {"file": self.path, "error": self.error}
-        named = [dict(zip(self.classes, row, strict=True)) for row in self.frame_probabilities]
+        what = {"regressor": "value", "segmenter": "covered"}.get(self.task, "probabilities")
+        named = [dict(zip(self.classes, row, strict=True)) for row in self.frame_values]
         return {
             "file": self.path,
             "format": self.format,
             "decision": self.decision,
-            "probabilities": dict(zip(self.classes, self.probabilities, strict=True)),
-            "frames": [{"index": i, "probabilities": p} for i, p in zip(self.frames, named, strict=True)],
+            what: dict(zip(self.classes, self.values, strict=True)),
+            "frames": [{"index": i, what: p} for i, p in zip(self.frames, named, strict=True)],
             "refused": [{"index": i, "reason": reason} for i, reason in self.refused],
         }
 
@@ -177,15 +218,17 @@ def predict(
 
 
 def _predict_file(model: Model, path: Path, policy: FramePolicy, batch: int, keep: bool) -> Prediction:
-    result = Prediction(str(path), model.classes)
+    result = Prediction(str(path), model.classes, model.kind)
     try:
         with open_file(path, policy, model.looks) as (media, frames):
             result.format, result.kind = media.format, media.kind
             for indices, images in _batches(frames, batch, result):
                 result.frames += indices
-                result.frame_probabilities += model.probabilities(images).tolist()
-                if keep and not result.thumbnails:
-                    result.thumbnails.append(images[len(images) // 2])
+                values, masks = model.answer(images)
+                result.frame_values += values.tolist()
+                if keep and result.image is None:
+                    middle = len(images) // 2
+                    result.image, result.mask = images[middle], None if masks is None else masks[middle]
     except (DecodeError, OSError) as error:
         result.error = message(path, error)
     if not result.error and not result.frames:

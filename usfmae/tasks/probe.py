@@ -21,11 +21,12 @@ from openus.errors import UsageError, did_you_mean
 from usfmae.tasks.data import LabelledSet, find_benchmark, load_labelled
 from usfmae.tasks.features import Pool, extract, extract_tokens
 from usfmae.tasks.finetune import choose_folds
-from usfmae.tasks.metrics import classification, group_weights, summary
+from usfmae.tasks.metrics import classification, summary
 from usfmae.tasks.models import Network, Start, build, grey_statistics
 from usfmae.tasks.probes import attentive, knn, linear, retrieval
 from usfmae.tasks.recipe import Aspect
 from usfmae.tasks.runs import write_json
+from usfmae.tasks.scores import means_with_intervals
 from usfmae.tasks.splits import Split, subsample
 from usfmae.tasks.training import pick_device
 
@@ -151,24 +152,6 @@ def run_head(
         y[test], found, data.classes, groups=groups, positive=data.benchmark.positive, resamples=resamples
     )
     return result | {"metrics": scored["metrics"], "choice": choice, "probabilities": found, "test": test}
-
-
-def means_with_intervals(
-    each: dict[str, NDArray[np.float64]], groups: Ints, resamples: int
-) -> dict[str, dict[str, float | None]]:
-    """Mean of per-sample scores (NaN left out) with patient-level bootstrap intervals."""
-    weights = group_weights(groups, len(groups), resamples, 0).astype(np.float64)
-    table: dict[str, dict[str, float | None]] = {}
-    for name, values in each.items():
-        known = np.isfinite(values)
-        if not known.any():
-            table[name] = {"value": None, "low": None, "high": None}
-            continue
-        total = weights[:, known].sum(1)
-        drawn = (weights[:, known] @ values[known])[total > 0] / total[total > 0]
-        low, high = np.percentile(drawn, (2.5, 97.5))
-        table[name] = {"value": float(values[known].mean()), "low": float(low), "high": float(high)}
-    return table
 
 
 def _write(

@@ -19,8 +19,13 @@ _NAMES = {
     "precision_macro": "precision macro", "recall_macro": "recall macro", "auroc": "AUROC",
     "sensitivity_at_90_specificity": "sensitivity at 90 % specificity",
     "sensitivity_at_95_specificity": "sensitivity at 95 % specificity", "ece": "calibration error (ECE)",
+    "dice": "Dice", "iou": "IoU", "map": "mAP", "map_50": "mAP@50", "mae": "mean absolute error",
+    "rmse": "root mean squared error", "r2": "R²", "pearson": "Pearson r", "auroc_macro": "AUROC macro",
+    "average_precision_macro": "average precision macro", "exact_match": "exact match",
+    "hamming_accuracy": "accuracy over labels",
 }  # fmt: skip
-_PLAIN = ("auroc", "ece")  # customary between 0 and 1; the others in per cent
+# Customary between 0 and 1, or in the label's own unit; the others in per cent.
+_PLAIN = ("auroc", "ece", "auroc_macro", "mae", "rmse", "r2", "pearson")
 
 
 def show_result(result: Mapping[str, Any], out: Path) -> None:
@@ -40,11 +45,12 @@ def show_result(result: Mapping[str, Any], out: Path) -> None:
         if means:
             row.append(_mean_sd(name, means[name]))
         row.append(_figure(name, score["value"]))
-        row.append(f"{_figure(name, score['low'])} – {_figure(name, score['high'])}")
+        low, high = score["low"], score["high"]
+        row.append("" if low is None else f"{_figure(name, low)} – {_figure(name, high)}")
         table.add_row(*row)
     console.out.print(table)
     _show_remarks(result)
-    console.out.print(f"written to {out}: metrics.json, confusion.png" + ("" if means else ", the model"))
+    console.out.print(f"written to {out}: metrics.json, pictures" + ("" if means else ", the model"))
 
 
 def _show_remarks(result: Mapping[str, Any]) -> None:
@@ -59,9 +65,11 @@ def _show_remarks(result: Mapping[str, Any]) -> None:
         )
     clips = result.get("per_clip")
     if clips:
+        shown = ("accuracy", "f1_weighted", "f1_macro", "auroc", "auroc_macro", "mae", "pearson")
         named = ", ".join(
             f"{_NAMES[name]} {_figure(name, clips['metrics'][name]['value'])}"
-            for name in ("accuracy", "f1_weighted", "f1_macro", "auroc")
+            for name in shown
+            if name in clips["metrics"]
         )
         console.out.print(f"per clip ({clips['n']}): {named}", markup=False)
 
@@ -84,11 +92,11 @@ def show_predictions(results: Sequence[Prediction], frames: bool) -> None:
     for name in (*classes, "decision"):
         table.add_column(name, justify="right")
     for result in answered:
-        shares = [f"{p:.3f}" for p in result.probabilities]
+        shares = [f"{p:.3f}" for p in result.values]
         count = f"{len(result.frames)}" + (f" (−{len(result.refused)})" if result.refused else "")
         table.add_row(result.path, count, *shares, f"[bold]{result.decision}[/]")
         if frames and len(result.frames) > 1:
-            for index, row in zip(result.frames, result.frame_probabilities, strict=True):
+            for index, row in zip(result.frames, result.frame_values, strict=True):
                 table.add_row("", f"#{index}", *(f"{p:.3f}" for p in row), style="dim")
     console.out.print(table)
     console.out.print("Not a medical device: research use only.", style="dim")

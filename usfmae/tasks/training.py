@@ -215,7 +215,8 @@ def predict_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Outputs (float32, of the network in eval mode) and targets in order.
 
-    flip: hand on each batch's outputs for the image and for its mirror image, stacked: [2, B, ...].
+    flip: hand on each batch's outputs for the image and for its mirror image, stacked: [2, B, ...]; maps
+    [B, C, S, S] of the mirror image are mirrored back.
     """
     network.eval()
     for start in range(0, len(samples), batch):
@@ -223,7 +224,8 @@ def predict_batches(
         with autocast(pixels.device, precision):
             outputs = network(pixels).float()
             if flip:
-                outputs = torch.stack([outputs, network(pixels.flip(-1)).float()])
+                mirrored = network(pixels.flip(-1)).float()
+                outputs = torch.stack([outputs, mirrored.flip(-1) if mirrored.ndim == 4 else mirrored])
         if not outputs.isfinite().all():
             raise OpenUSError(
                 "the network's outputs became NaN or infinite; lower lr in the recipe, or set precision: fp32"

@@ -1,0 +1,290 @@
+"""Segmentation, regression and several labels: their scores, and whole runs on a small corpus."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn import metrics as sk
+from torchmetrics.detection import MeanAveragePrecision
+from torchmetrics.functional.segmentation import dice_score, mean_iou
+
+from openus.errors import CorpusError, OpenUSError
+from openus.shards.schema import ROW
+from tests.tasks.conftest import Ended
+from usfmae.stream.index import open_index
+from usfmae.tasks.data import find_benchmark, load_labelled
+from usfmae.tasks.finetune import finetune
+from usfmae.tasks.models import Start, build
+from usfmae.tasks.predict import predict
+from usfmae.tasks.recipe import load_recipe
+from usfmae.tasks.scores import multilabel_scores, regression_scores
+from usfmae.tasks.segment_metrics import average_precision, overlap, structures
+from usfmae.tasks.segmenter import dress
+from usfmae.tasks.square import square, square_mask
+
+Cli = Callable[..., Ended]
+PROTOCOL = "protocols: {own: {kind: patient-kfold, folds: 4}}\n"
+
+
+def benchmark(folder: Path, task: str, label: str, extra: str = "") -> str:
+    """A benchmark file of one's own."""
+    path = folder / f"{task}.yaml"
+    path.write_text(
+        f"schema: 1\nname: own-{task}\ntitle: own\nset: bus-bra\ntask: {task}\nlabel: '{label}'\n{extra}{PROTOCOL}"
+    )
+    return str(path)
+
+
+def relabelled(corpus: Path, folder: Path, labels: Callable[[dict[str, Any], bytes], dict[str, str]]) -> Path:
+    """A copy of a corpus with other labels, computed from each row and picture."""
+    shutil.copytree(corpus, folder)
+    index = open_index(corpus, "bus-bra")
+    pictures = {key: index.read(i) for i, key in enumerate(index.table.column("key").to_pylist())}
+    for path in (folder / "manifest").glob("bus-bra-0*.parquet"):
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            row["labels"] = labels(row, pictures[row["key"]])
+        path.chmod(0o644)
+        pq.write_table(pa.Table.from_pylist(rows, schema=ROW), path)
+    return folder
+
+
+# Scores
+
+
+def random_masks(seed: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    truth = np.zeros((4, 40, 40), np.uint8)
+    found = np.zeros((4, 40, 40), np.uint8)
+    for i in range(4):
+        for c in range(1, classes + 1):
+            y, x = rng.integers(8, 32, 2)
+            cv2.circle(truth[i], (int(x), int(y)), int(rng.integers(3, 8)), c, -1)
+            cv2.circle(found[i], (int(x + rng.integers(-3, 4)), int(y)), int(rng.integers(3, 8)), c, -1)
+    return truth, found
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_overlap_agrees_with_torchmetrics(classes: int) -> None:
+    truth, found = random_masks(classes, classes)
+    ours = np.array([overlap(t, f, classes) for t, f in zip(truth, found, strict=True)])
+    kind = {"num_classes": classes + 1, "include_background": False, "input_format": "index"}
+    t, f = torch.from_numpy(truth).long(), torch.from_numpy(found).long()
+    per_class = dice_score(f, t, average="none", aggregation_level="samplewise", **kind)
+    assert np.allclose(ours[:, 0].mean(0), per_class.reshape(-1, classes).nanmean(0), atol=1e-5)
+    assert np.allclose(ours[:, 1], mean_iou(f, t, per_class=True, **kind), atol=1e-5)
+
+
+def test_nothing_to_find() -> None:
+    empty, some = np.zeros((20, 20), np.uint8), np.ones((20, 20), np.uint8)
+    assert overlap(empty, empty, 1)[0] == 1 and overlap(empty, some, 1)[0] == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_average_precision_agrees_with_coco(seed: int) -> None:
+    """pycocotools is the reference; it runs behind torchmetrics."""
+    rng = np.random.default_rng(seed)
+    truths, found = [], []
+    coco = MeanAveragePrecision(iou_type="segm")
+    for image in range(12):
+        masks, scores = np.zeros((2, 64, 64), np.uint8), np.zeros((64, 64))
+        for _ in range(int(rng.integers(0, 4))):
+            y, x = (int(v) for v in rng.integers(8, 56, 2))
+            cv2.circle(masks[0], (x, y), int(rng.integers(3, 9)), 1, -1)
+            if rng.random() < 0.8:
+                cv2.circle(masks[1], (x + int(rng.integers(-3, 4)), y), int(rng.integers(3, 9)), 1, -1)
+        if rng.random() < 0.4:
+            cv2.circle(masks[1], (int(rng.integers(8, 56)), int(rng.integers(8, 56))), 5, 1, -1)
+        _, places = cv2.connectedComponents(masks[1])
+        scores = rng.random(places.max() + 1)[places]
+        t, f = structures(image, masks[0], 1), structures(image, masks[1], 1, scores)
+        truths += t
+        found += f
+
+        def stack(pieces: list[Any]) -> torch.Tensor:
+            return torch.from_numpy(
+                np.stack([p.mask for p in pieces]) if pieces else np.zeros((0, 64, 64), bool)
+            )
+
+        predicted = {
+            "masks": stack(f),
+            "scores": torch.tensor([p.score for p in f]),
+            "labels": torch.zeros(len(f)).int(),
+        }
+        coco.update([predicted], [{"masks": stack(t), "labels": torch.zeros(len(t)).int()}])
+    ours, theirs = average_precision(truths, found), coco.compute()
+    assert np.mean(list(ours.values())) == pytest.approx(float(theirs["map"]), abs=1e-6)
+    assert ours[0.5] == pytest.approx(float(theirs["map_50"]), abs=1e-6)
+
+
+def test_regression_scores_agree_with_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(55, 10, 200)
+    found = truth + rng.normal(0, 6, 200)
+    scores = {
+        name: score["value"] for name, score in regression_scores(truth, found, np.arange(200) // 2).items()
+    }
+    assert scores["mae"] == pytest.approx(sk.mean_absolute_error(truth, found))
+    assert scores["rmse"] == pytest.approx(sk.root_mean_squared_error(truth, found))
+    assert scores["r2"] == pytest.approx(sk.r2_score(truth, found))
+    assert scores["pearson"] == pytest.approx(np.corrcoef(truth, found)[0, 1])
+
+
+def test_multilabel_scores_agree_with_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    truth = (rng.random((150, 3)) < (0.2, 0.5, 0.7)).astype(float)
+    found = np.round(1 / (1 + np.exp(-(rng.normal(size=(150, 3)) + 1.5 * truth - 0.7))), 2)
+    overall, each = multilabel_scores(truth, found, ["a", "b", "c"], np.arange(150) // 3)
+    assert overall["auroc_macro"]["value"] == pytest.approx(sk.roc_auc_score(truth, found))
+    assert overall["average_precision_macro"]["value"] == pytest.approx(
+        sk.average_precision_score(truth, found)
+    )
+    assert overall["f1_macro"]["value"] == pytest.approx(sk.f1_score(truth, found >= 0.5, average="macro"))
+    assert overall["exact_match"]["value"] == pytest.approx(sk.accuracy_score(truth, found >= 0.5))
+    assert overall["hamming_accuracy"]["value"] == pytest.approx(1 - sk.hamming_loss(truth, found >= 0.5))
+    assert each["b"]["auroc"]["value"] == pytest.approx(sk.roc_auc_score(truth[:, 1], found[:, 1]))
+    assert overall["auroc_macro"]["low"] < overall["auroc_macro"]["value"] < overall["auroc_macro"]["high"]
+
+
+# Whole runs
+
+
+@pytest.mark.parametrize("aspect", ["stretch", "pad", "crop"])
+def test_masks_lie_on_their_images(corpus: Path, tmp_path: Path, aspect: str) -> None:
+    """In the simulated pictures a lesion is darker than what is around it, so a shifted mask would show."""
+    data = load_labelled(
+        corpus,
+        find_benchmark(benchmark(tmp_path, "segmentation", "mask", "classes: [lesion]\n")),
+        size=48,
+        aspect=aspect,
+    )
+    inside = np.array(
+        [image[0][mask == 1].mean() for image, mask in zip(data.images, data.targets, strict=True)]
+    )
+    ring = [cv2.dilate(mask, np.ones((7, 7), np.uint8)) - mask for mask in data.targets]
+    around = np.array([image[0][r == 1].mean() for image, r in zip(data.images, ring, strict=True)])
+    assert (inside < around - 10).mean() > 0.95
+    assert set(np.unique(data.targets)) == {0, 1}
+
+
+def test_squares_keep_mask_values() -> None:
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 4, (37, 61)).astype(np.uint8)
+    for aspect in ("stretch", "pad", "crop"):
+        assert set(np.unique(square_mask(mask, 50, aspect))) <= {0, 1, 2, 3}
+        assert square(mask, 50, aspect).shape == (50, 50)
+    assert (square(np.full((40, 80), 9, np.uint8), 40, "pad")[0] == 0).all()
+
+
+def test_segmentation_run(corpus: Path, weights: Path, tmp_path: Path) -> None:
+    name = benchmark(tmp_path, "segmentation", "mask", "classes: [lesion]\n")
+    recipe = load_recipe("finetune-demo", ["size=48", "epochs=8", "lr=2e-3", "resamples=100"])
+    out = tmp_path / "seg"
+    result = finetune(
+        corpus, name, Start(weights=str(weights)), recipe, out, folds=[1], device="cpu", quiet=True
+    )
+    assert result["metrics"]["dice"]["value"] > 0.75 and result["metrics"]["map_50"]["value"] > 0.7
+    assert result["metrics"]["iou"]["value"] < result["metrics"]["dice"]["value"]
+    assert (out / "masks.png").read_bytes()[:4] == b"\x89PNG"
+    rows = pq.read_table(out / "predictions.parquet").to_pylist()
+    test = [row["dice"] for row in rows if row["part"] == "test"]
+    assert np.mean(test) == pytest.approx(result["metrics"]["dice"]["value"])
+
+    index = open_index(corpus, "bus-bra")
+    (tmp_path / "a.jpg").write_bytes(index.read(0))
+    answer = predict(out, [tmp_path / "a.jpg"], device="cpu", quiet=True, picture=tmp_path / "p.png")[0]
+    masks = open_index(corpus, "bus-bra-mask")
+    row = masks.table.column("key").to_pylist().index(index.table.column("key")[0].as_py())
+    truth = cv2.imdecode(np.frombuffer(masks.read(row), np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert answer.values[0] == pytest.approx((truth > 0).mean(), rel=0.35)
+    assert overlap(square_mask(truth, 48) // 255, answer.mask, 1)[0] > 0.6
+    assert set(answer.to_json()) == {"file", "format", "decision", "covered", "frames", "refused"}
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto"])
+def test_dense_head_on_other_backbones(name: str) -> None:
+    network = dress(build(Start(timm=name), outputs=0, size=64), 2, 64).eval()
+    assert network(torch.rand(2, 1, 64, 64)).shape == (2, 3, 64, 64)
+
+
+def test_segmentation_without_masks(corpus: Path, tmp_path: Path) -> None:
+    name = benchmark(tmp_path, "segmentation", "mask")
+    path = Path(name)
+    path.write_text(path.read_text().replace("set: bus-bra", "set: pretrain"))
+    with pytest.raises(CorpusError, match=r"no set 'pretrain-mask'.*segmentation needs masks"):
+        load_labelled(corpus, find_benchmark(name), size=32)
+
+
+def test_regression_run(corpus: Path, weights: Path, tmp_path: Path) -> None:
+    """The value is the mean grey level of the picture: easy to see, and known exactly."""
+
+    def brightness(row: dict[str, Any], data: bytes) -> dict[str, str]:
+        return {"ef": f"{cv2.imdecode(np.frombuffer(data, np.uint8), 0).mean():.3f}"}
+
+    data = relabelled(corpus, tmp_path / "c", brightness)
+    name = benchmark(tmp_path, "regression", "ef")
+    changes = ["size=48", "epochs=12", "lr=2e-3", "resamples=100", "augment.zoom=[1, 1]"]
+    changes += [f"augment.{name}=0" for name in ("gain", "gamma", "rotate", "stretch", "shift")]
+    out = tmp_path / "reg"
+    start = Start(weights=str(weights))
+    result = finetune(data, name, start, load_recipe("finetune-demo", changes), out, device="cpu", quiet=True)
+    assert result["pooled"]["metrics"]["pearson"]["value"] > 0.8 and result["pooled"]["n"] == 120
+    assert (out / "agreement.png").exists() and result["mean"]["mae"]["runs"] == 4
+    index = open_index(corpus, "bus-bra")
+    (tmp_path / "a.jpg").write_bytes(index.read(3))
+    answer = predict(out / "fold1", [tmp_path / "a.jpg"], device="cpu", quiet=True)[0]
+    truth = cv2.imdecode(np.frombuffer(index.read(3), np.uint8), 0).mean()
+    assert answer.values[0] == pytest.approx(truth, abs=4 * result["pooled"]["metrics"]["mae"]["value"])
+    same = relabelled(corpus, tmp_path / "same", lambda row, data: {"ef": "55"})
+    with pytest.raises(OpenUSError, match="all values of the training part are 55"):
+        finetune(
+            same, name, start, load_recipe("finetune-demo", changes), tmp_path / "s", device="cpu", quiet=True
+        )
+
+
+def test_multilabel_run(corpus: Path, weights: Path, tmp_path: Path) -> None:
+    def signs(row: dict[str, Any], data: bytes) -> dict[str, str]:
+        bright = cv2.imdecode(np.frombuffer(data, np.uint8), 0).mean() > 95
+        malignant = dict(row["labels"])["pathology"] == "malignant"
+        return {
+            "dark-lesion": "present" if malignant else "absent",
+            "bright": "present" if bright else "absent",
+        }
+
+    data = relabelled(corpus, tmp_path / "c", signs)
+    name = benchmark(tmp_path, "multilabel", "dark-lesion, bright", "positive: present\n")
+    out = tmp_path / "ml"
+    recipe = load_recipe("finetune-demo", ["size=48", "epochs=10", "lr=2e-3", "resamples=100"])
+    result = finetune(
+        data, name, Start(weights=str(weights)), recipe, out, folds=[1], device="cpu", quiet=True
+    )
+    assert result["classes"] == ["dark-lesion", "bright"]
+    assert result["per_class"]["dark-lesion"]["auroc"]["value"] > 0.8
+    index = open_index(corpus, "bus-bra")
+    (tmp_path / "a.jpg").write_bytes(index.read(0))
+    answer = predict(out, [tmp_path / "a.jpg"], device="cpu", quiet=True)[0].to_json()
+    assert all(0 <= p <= 1 for p in answer["probabilities"].values())
+    wrong = benchmark(tmp_path, "multilabel", "dark-lesion, bright", "positive: yes it is\n")
+    with pytest.raises(CorpusError, match="label 'dark-lesion' is never 'yes it is'"):
+        load_labelled(data, find_benchmark(wrong), size=32)
+
+
+def test_command_prints_each_kind(usfmae: Cli, corpus: Path, weights: Path, tmp_path: Path) -> None:
+    name = benchmark(tmp_path, "segmentation", "mask", "classes: [lesion]\n")
+    words = ["-r", "finetune-demo", "--set", "size=48", "--set", "epochs=1", "--device", "cpu"]
+    end = usfmae("finetune", corpus, "-b", name, "-w", weights, "--fold", 1, "-o", tmp_path / "o", *words)
+    assert end.returncode == 0 and "Dice" in end.stdout and "mAP@50" in end.stdout
+    index = open_index(corpus, "bus-bra")
+    (tmp_path / "a.jpg").write_bytes(index.read(0))
+    end = usfmae("predict", tmp_path / "o", tmp_path / "a.jpg", "--json")
+    assert end.returncode == 0 and "lesion" in json.loads(end.stdout)[0]["covered"]
