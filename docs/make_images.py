@@ -5,11 +5,13 @@ Only simulated pictures are shown; no pixels of real datasets are kept in the re
 
 from __future__ import annotations
 
-import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from openus.demo.phantom import PROBES, Phantom, draw_patient, view
@@ -43,12 +45,23 @@ def _square(phantom: Phantom) -> Image.Image:
     return square
 
 
+def reconstruction(demo: Path, count: int = 4) -> Image.Image:
+    """What the demo's network paints for the first simulated pictures of its corpus."""
+    rows = pq.read_table(demo / "corpus" / "manifest" / "pretrain-000000.parquet", columns=["key", "source"])
+    keys = [row["key"] for row in rows.to_pylist() if row["source"] == "simulated-phantoms"][:count]
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "reconstruction.png"
+        chosen = [part for key in keys for part in ("--key", key)]
+        subprocess.run(["usfmae", "reconstruct", demo / "run", *chosen, "--out", out], check=True)
+        return Image.open(out).convert("RGB")
+
+
 def main() -> None:
     """Write docs/images/phantoms.png, and reconstruction.png when the folder of a demo is given."""
     HERE.mkdir(exist_ok=True)
     contact_sheet().quantize(64).save(HERE / "phantoms.png", optimize=True)
     for demo in sys.argv[1:]:
-        shutil.copyfile(Path(demo) / "run" / "reconstruction.png", HERE / "reconstruction.png")
+        reconstruction(Path(demo)).quantize(64).save(HERE / "reconstruction.png", optimize=True)
 
 
 if __name__ == "__main__":

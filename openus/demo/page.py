@@ -42,7 +42,8 @@ def curve(points: Sequence[tuple[float, float]], width: int = 560, height: int =
         return ""
     (x0, x1), (y0, y1) = ((min(axis), max(axis)) for axis in zip(*points, strict=True))
     places = " ".join(
-        f"{(x - x0) / ((x1 - x0) or 1) * width:.1f},{(y1 - y) / ((y1 - y0) or 1) * height:.1f}" for x, y in points
+        f"{(x - x0) / ((x1 - x0) or 1) * width:.1f},{(y1 - y) / ((y1 - y0) or 1) * height:.1f}"
+        for x, y in points
     )
     return (
         f'<svg viewBox="-44 -10 {width + 60} {height + 34}" width="{width + 60}" role="img" aria-label="loss by step">'
