@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from openus.errors import UsageError
-from usfmae.train.recipe import RECIPES, Recipe, changed_fields, load_recipe, recipe_from
+from usfmae.train.recipe import RECIPES, Recipe, TrainingRecipe, changed_fields, load_recipe, recipe_from
 
 NAMES = sorted(p.stem for p in RECIPES.glob("*.yaml") if not p.stem.startswith("finetune"))
 
@@ -99,3 +99,10 @@ def test_only_fields_that_do_not_touch_the_result_may_change() -> None:
     assert changed_fields(a, same) == []
     other = recipe_from({"training": {"seed": 1}, "model": {"depth": 3}}, "c")
     assert changed_fields(a, other) == ["model.depth: 0 -> 3", "training.seed: 0 -> 1"]
+
+
+def test_a_run_ends_with_its_epochs_or_its_images_whichever_comes_first() -> None:
+    assert TrainingRecipe(epochs=3, batch_size=32).steps(100) == 300
+    assert TrainingRecipe(epochs=3, batch_size=32, most_images=3200).steps(100) == 100
+    assert TrainingRecipe(epochs=1, batch_size=32, most_images=10**9).steps(100) == 100
+    assert TrainingRecipe(epochs=1, batch_size=32, most_images=1).steps(100) == 1

@@ -61,7 +61,7 @@ def make_plan_of(index: Index, recipe: Recipe, world: World) -> Planned:
     config, t = recipe.mae_config(), recipe.training
     cost, (encoder, decoder) = cost_of(config), parameters(config)
     rate = images_per_second(recipe, world) * world.size
-    images = loader.steps_per_epoch * t.epochs * t.batch_size
+    images = t.steps(loader.steps_per_epoch) * t.batch_size
     peak = peak_flops(world.device)
     half = 0.6 if t.precision == "bf16" else 1.0  # norms and residuals stay in float32
     copies = 4 + (1 if t.ema else 0)  # weights, gradients, two moments, and the average
@@ -73,7 +73,7 @@ def make_plan_of(index: Index, recipe: Recipe, world: World) -> Planned:
     return Planned(
         recipe=recipe.name, samples=index.count, shards=len(index.shards), corpus_bytes=index.bytes,
         shards_read_per_rank=max(1, round(len(index.shards) * remote_share)), batch_size=t.batch_size,
-        steps_per_epoch=loader.steps_per_epoch, epochs=t.epochs, total_steps=loader.steps_per_epoch * t.epochs,
+        steps_per_epoch=loader.steps_per_epoch, epochs=t.epochs, total_steps=t.steps(loader.steps_per_epoch),
         images=images, tail=loader.tail_note, encoder_parameters=encoder, decoder_parameters=decoder,
         forward_flops_per_image=cost.forward, training_flops_per_image=cost.training,
         total_flops=float(cost.training) * images, state_bytes=4 * copies * (encoder + decoder),
@@ -135,7 +135,7 @@ def _rows(p: Planned) -> list[tuple[str, str]]:
     mfu = "" if p.mfu is None else f", {p.mfu:.0%} of the device's peak"
     rows: list[tuple[str, Any]] = [
         ("data", f"{p.samples:,} images in {p.shards:,} shards ({p.corpus_bytes / 1e9:,.2f} GB); {every}"),
-        ("steps", f"{p.steps_per_epoch:,} an epoch x {p.epochs:,} epochs = {p.total_steps:,}, batch {p.batch_size:,}"),
+        ("steps", f"{p.total_steps:,} of batch {p.batch_size:,} ({p.steps_per_epoch:,} an epoch, {p.epochs:,} epochs at most)"),
         ("tail", p.tail),
         ("parameters", f"{p.encoder_parameters / 1e6:,.1f} M encoder + {p.decoder_parameters / 1e6:,.1f} M decoder"),
         ("arithmetic", f"{p.forward_flops_per_image / 1e9:,.2f} GFLOP an image forward, "

@@ -145,6 +145,8 @@ class TrainingRecipe:
     """How long and how."""
 
     epochs: int = 100
+    most_images: int = 0
+    """The run ends after so many images even if its epochs are not over; 0: no limit."""
     batch_size: int = 256
     """Images in one step, over all processes and accumulated parts together."""
     micro_batch: int = 0
@@ -162,6 +164,11 @@ class TrainingRecipe:
     seed: int = 0
     deterministic: bool = False
     """Only deterministic kernels on the GPU: same losses twice, somewhat slower. On the CPU always so."""
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run."""
+        whole = steps_per_epoch * self.epochs
+        return min(whole, max(1, self.most_images // self.batch_size)) if self.most_images else whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ class Trainer:
         self.meter, self.clock = Meter(index.sources, world), Clock()
         self.feeder = Feeder(recipe, self.config, world)
         self.loader = self._loader()
-        self.total_steps = self.loader.steps_per_epoch * recipe.training.epochs
+        self.total_steps = recipe.training.steps(self.loader.steps_per_epoch)
 
     @property
     def epoch(self) -> float:
