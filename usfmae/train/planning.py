@@ -135,7 +135,8 @@ def _rows(p: Planned) -> list[tuple[str, str]]:
     mfu = "" if p.mfu is None else f", {p.mfu:.0%} of the device's peak"
     rows: list[tuple[str, Any]] = [
         ("data", f"{p.samples:,} images in {p.shards:,} shards ({p.corpus_bytes / 1e9:,.2f} GB); {every}"),
-        ("steps", f"{p.total_steps:,} of batch {p.batch_size:,} ({p.steps_per_epoch:,} an epoch, {p.epochs:,} epochs at most)"),
+        ("steps", f"{p.total_steps:,} of batch {p.batch_size:,} "
+                  f"({p.steps_per_epoch:,} an epoch, {p.epochs:,} epochs at most)"),
         ("tail", p.tail),
         ("parameters", f"{p.encoder_parameters / 1e6:,.1f} M encoder + {p.decoder_parameters / 1e6:,.1f} M decoder"),
         ("arithmetic", f"{p.forward_flops_per_image / 1e9:,.2f} GFLOP an image forward, "
