@@ -32,17 +32,22 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
         raise ManifestError(f"{path}: cannot read the manifest ({error.strerror})") from error
     except yaml.YAMLError as error:
         raise ManifestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    return parse(data, model, str(path))
+
+
+def parse(data: Any, model: type[Model], where: str) -> Model:
+    """Check what a manifest holds; `where` is what messages call it. Raises `ManifestError`."""
     if not isinstance(data, dict):
-        raise ManifestError(f"{path}: expected a mapping of fields, found {type(data).__name__}")
+        raise ManifestError(f"{where}: expected a mapping of fields, found {type(data).__name__}")
     if data.get("schema") != SCHEMA:
         raise ManifestError(
-            f"{path}: schema {data.get('schema')!r} is not {SCHEMA}, the one this version reads; "
+            f"{where}: schema {data.get('schema')!r} is not {SCHEMA}, the one this version reads; "
             "add 'schema: 1' or install the version the manifest was written for"
         )
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ManifestError(f"{path}: {_first_problem(error, model)}") from error
+        raise ManifestError(f"{where}: {_first_problem(error, model)}") from error
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

@@ -268,6 +268,33 @@ def stats(
     views.stats(out, by, as_json)
 
 
+@app.command(
+    "add-source",
+    short_help="Propose a manifest for a dataset of your own.",
+    epilog="Examples:  openus add-source my-thyroid   ·   openus add-source scans.zip --slug my-scans --out mine",
+)
+def add_source(
+    folder: Annotated[Path, typer.Argument(help="Your dataset: a folder or an archive.", show_default=False)],
+    slug: Annotated[str | None, typer.Option(help="Its name in the corpus. [default: the folder's]")] = None,
+    title: Annotated[str, typer.Option(help="What people should read.")] = "",
+    anatomy: Annotated[str, typer.Option(help="Organ or region. [default: guessed from names]")] = "",
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of manifests, or the YAML file to write.")
+    ] = Path("manifests"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a manifest that is there.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Look through a folder and propose a manifest: pictures, masks, labels, patients, splits; show what it selects.
+
+    The manifest is written to MANIFESTS/SLUG.yaml. Correct it, then build with --manifests.
+    """
+    set_debug(debug)
+    from openus.propose.command import add_source as add
+
+    add(folder, slug=slug, title=title, anatomy=anatomy, out=out, force=force, as_json=as_json)
+
+
 def main() -> None:
     """Entry point of the installed command."""
     run(app, "openus")
