@@ -22,6 +22,19 @@ class PatchEmbed(nn.Module):
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention of [B,H,M,d] over [B,H,T,d].
+
+    PyTorch's fused kernels, but for bfloat16 on a CPU, where the plain products are the faster ones
+    (`benchmarks/pretrain_step.py`); the softmax is taken in float32 there, as the fused kernels do.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        mixed: Tensor = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
+        return mixed
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over [B,T,D] (Vaswani et al. 2017), by PyTorch's fused kernels."""
 
@@ -41,7 +54,7 @@ class Attention(nn.Module):
             weight, bias = self.qkv.weight, self.qkv.bias
             q = F.linear(x[:, -last:], weight[:d], bias[:d]).view(b, last, *shape)
             k, v = F.linear(x, weight[d:], bias[d:]).view(b, t, 2, *shape).unbind(2)
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         result: Tensor = self.proj(y.transpose(1, 2).reshape(b, -1, d))
         return result
 
@@ -61,7 +74,7 @@ class CrossAttention(nn.Module):
         shape = (self.num_heads, d // self.num_heads)
         q = self.q(x).view(b, m, *shape)
         k, v = self.kv(source).view(b, source.shape[1], 2, *shape).unbind(2)
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         result: Tensor = self.proj(y.transpose(1, 2).reshape(b, m, d))
         return result
 

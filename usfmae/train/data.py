@@ -109,9 +109,9 @@ class Feeder:
         return self.augment(images, seeds), seeds
 
     def parts(self, images: Tensor, seeds: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batch in pieces of at most `micro_batch`."""
-        for start in range(0, len(images), self.micro_batch):
-            yield images[start : start + self.micro_batch], seeds[start : start + self.micro_batch]
+        """The batch in equal pieces (to within one image) of at most `micro_batch`."""
+        count = -(-len(images) // self.micro_batch)
+        yield from zip(images.tensor_split(count), seeds.tensor_split(count), strict=True)
 
 
 def _one_or_more(values: tuple[float, ...]) -> float | tuple[float, ...]:

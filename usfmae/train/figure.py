@@ -38,6 +38,8 @@ def draw_run(run: Path) -> Path | None:
         twin = loss.twinx()
         twin.plot(*zip(*probes, strict=True), color="#c2703d", marker="o", ms=3, lw=1)
         twin.set_ylabel("linear probe, balanced accuracy", color="#c2703d", fontsize=8)
+        twin.set_ylim(0, 1)
+        twin.tick_params(labelsize=8)
         twin.spines["top"].set_visible(False)
     path = run / "curves.png"
     temporary = run / ".curves.part"
