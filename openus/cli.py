@@ -64,7 +64,8 @@ def _main(
 
 
 @app.command(
-    epilog="Examples:  openus sources   ·   openus sources --anatomy breast --access open   ·   openus sources --json"
+    short_help="The 46 datasets, filtered, with estimates.",
+    epilog="Examples:  openus sources   ·   openus sources --anatomy breast --access open   ·   openus sources --json",
 )
 def sources(
     anatomy: Annotated[str | None, typer.Option(help="Only this organ or region.")] = None,
@@ -86,7 +87,7 @@ def sources(
     views.sources(_catalogue(manifests), cache, filters, estimate, as_json)
 
 
-@app.command(epilog="Example:  openus show bus-bra")
+@app.command(short_help="All about one dataset.", epilog="Example:  openus show bus-bra")
 def show(
     slug: Annotated[str, typer.Argument(help="A source, as `openus sources` names it.")],
     manifests: ManifestsOption = None,
@@ -101,7 +102,8 @@ def show(
 
 
 @app.command(
-    epilog="Examples:  openus fetch stu-hospital covid-blues   ·   openus fetch echonet-dynamic --wait"
+    short_help="Download, or say what a person must do.",
+    epilog="Examples:  openus fetch stu-hospital covid-blues   ·   openus fetch echonet-dynamic --wait",
 )
 def fetch(
     slugs: Annotated[list[str], typer.Argument(help="Sources to fetch.")],
@@ -131,8 +133,9 @@ def fetch(
 
 
 @app.command(
+    short_help="From sources to a corpus of shards.",
     epilog="Examples:  openus build   ·   openus build OUT --source stu-hospital   ·   "
-    "openus build OUT --mirror ../mirror --local bus-bra=~/Downloads/BUSBRA   ·   openus build demo/corpus --demo"
+    "openus build OUT --mirror ../mirror --local bus-bra=~/Downloads/BUSBRA   ·   openus build demo/corpus --demo",
 )
 def build(
     out: Annotated[Path, typer.Argument(help="Corpus folder to make or to go on with.")] = Path("openus-46"),
@@ -238,7 +241,9 @@ def doctor(
     )
 
 
-@app.command(epilog="Example:  openus verify openus-46 --deep")
+@app.command(
+    short_help="Check every byte and every account.", epilog="Example:  openus verify openus-46 --deep"
+)
 def verify(
     out: CorpusArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every picture, too.")] = False,
@@ -254,7 +259,7 @@ def verify(
     verify_corpus(out, deep=deep, workers=workers, quiet=quiet, as_json=as_json)
 
 
-@app.command(epilog="Example:  openus stats openus-46 --by anatomy")
+@app.command(short_help="Count what a corpus holds.", epilog="Example:  openus stats openus-46 --by anatomy")
 def stats(
     out: CorpusArgument,
     by: Annotated[str, typer.Option(help="source, anatomy, set, licence or split.")] = "source",

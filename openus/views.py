@@ -56,6 +56,7 @@ def sources(
                     "licence": source.licence.name,
                     "redistribution": source.licence.redistribution,
                     "expected": source.expected.frames,
+                    "members": source.expected.members,
                     "cached": cached(source, place),
                 }
             )
@@ -69,7 +70,7 @@ def sources(
         print_json(rows)
         return
     table = _table(
-        "#", "source", "anatomy", "kind", "access", "sharing", "frames", "here", right=("#", "frames")
+        "#", "source", "anatomy", "kind", "access", "sharing", "expected", "here", right=("#", "expected")
     )
     for row in rows:
         table.add_row(
@@ -79,11 +80,18 @@ def sources(
             row["kind"],
             row["access"],
             row["redistribution"],
-            number(row["expected"]),
+            _expected(row),
             row["cached"],
         )
     out.print(table)
     out.print(f"\n{len(rows)} sources. Details: openus show SLUG", style="dim")
+
+
+def _expected(row: Mapping[str, Any]) -> str:
+    """Frames where they are known, else the files that hold them."""
+    if row["expected"] is not None or row["members"] is None:
+        return number(row["expected"])
+    return f"{row['members']:,} {'clips' if row['kind'] == 'video' else 'files'}"
 
 
 def _estimate(catalogue: Catalogue, slugs: list[str], as_json: bool) -> None:
@@ -176,9 +184,13 @@ def _facts(source: Source) -> list[tuple[str, str]]:
                 ", ".join(dict.fromkeys(rule.classes.values())) if rule.classes else "any value",
             )
         )
-    rows.append(("patient", "known" if source.patient else "unknown"))
-    rows.append(("split", "published" if source.split else "none published"))
-    rows.append(("masks", "yes" if source.masks else "no"))
+    # What a source's own function finds shows only in the labels that are expected of it.
+    by_code = f"see openus/sources/{source.code}.py" if source.code else ""
+    found = [name for name in expected.labels if name not in source.labels]
+    rows += [(f"label {name}", ", ".join(expected.labels[name]) + f" ({by_code})") for name in found]
+    rows.append(("patient", "known" if source.patient else by_code or "unknown"))
+    rows.append(("split", "published" if source.split else by_code or "none published"))
+    rows.append(("masks", "yes" if source.masks else by_code or "no"))
     rows.append(
         (
             "expected",
