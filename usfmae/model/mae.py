@@ -284,14 +284,11 @@ def _check(c: MAEConfig) -> None:
             f"in_chans must be 1 or 3, with as many values in mean and std; found in_chans {c.in_chans}, "
             f"mean {list(c.mean)}, std {list(c.std)}"
         )
-    for name, value, known in (
-        ("positions", c.positions, ("sincos", "learned")),
-        ("decoder", c.decoder, ("full", "cross")),
-    ):
+    for name, known in {"positions": ("sincos", "learned"), "decoder": ("full", "cross")}.items():
+        value = getattr(c, name)
         if value not in known:
-            raise UsageError(
-                f"{name} must be one of {', '.join(known)}, found '{value}'{did_you_mean(value, known)}"
-            )
+            hint = did_you_mean(value, known)
+            raise UsageError(f"{name} must be one of {', '.join(known)}, found '{value}'{hint}")
     if not (0 <= c.mask_ratio < 1 and 0 < c.num_keep <= c.num_patches and 0 < c.predict_ratio <= 1):
         raise UsageError(
             f"mask_ratio {c.mask_ratio} of {c.num_patches} patches leaves {c.num_keep} visible; keep it in "
