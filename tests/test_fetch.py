@@ -373,3 +373,33 @@ def test_a_missing_tool_is_said_before_the_download(
     assert not site.requests, "nobody was asked for a byte"
     assert obtain(toy(http(site, "a.rar"), http(site, "a.zip")), cache=cache).roots[0].name == "a.zip"
     assert not site.asked("/a.rar")
+
+
+def test_the_command_waits_for_a_person(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    manual = 'routes: [{host: manual, url: "https://example.org", steps: ["Ask."], files: [{name: a.zip, bytes: 6}]}]'
+    (tmp_path / "mine" / "toy.yaml").write_text(
+        "schema: 1\nslug: toy\nname: Toy\ntitle: A toy\nanatomy: none\nkind: image\nimages: ['images/*.png']\n"
+        f"licence: {{name: unknown, redistribution: recipe-only}}\n{manual}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "openus.cli",
+        "fetch",
+        "toy",
+        "--wait",
+        "--manifests",
+        str(tmp_path / "mine"),
+    ]
+    with subprocess.Popen(
+        [*command, "--cache", str(cache)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        assert waiting.stderr is not None
+        told = [waiting.stderr.readline()]
+        while "still missing: a.zip" not in told[-1] and told[-1]:
+            told.append(waiting.stderr.readline())
+        assert any("1. " in line for line in told), "the steps come first"
+        (cache / "toy" / "a.zip").write_bytes(b"PK    ")
+        out, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0 and "drop folder" in out
