@@ -226,6 +226,10 @@ def test_what_is_no_vit_and_what_is_not_there(tmp_path: Path) -> None:
         load_weights(tmp_path / "absent.pt")
     with pytest.raises(WeightsError, match="neither a run"):
         load_weights(tmp_path)
+    four = dict(awake(small()).state_dict()) | {"patch_embed.proj.weight": torch.zeros(48, 4, 8, 8)}
+    safetensors.torch.save_file(four, tmp_path / "four.safetensors")
+    with pytest.raises(WeightsError, match="images of 4 channels"):
+        load_weights(tmp_path / "four.safetensors")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(WeightsError, match="holds a list"):
         load_weights(tmp_path / "list.pt")

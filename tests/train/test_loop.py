@@ -287,3 +287,12 @@ def test_a_run_shows_itself(corpus: Path, tmp_path: Path) -> None:
         UsageError, match=r"report\.probe_label 'patholgy': no sample .* did you mean 'pathology'"
     ):
         go(corpus, tmp_path / "c", "report.probe_set=bus-bra", "report.probe_label=patholgy")
+
+
+@pytest.mark.long
+def test_a_compiled_run_has_the_losses_of_a_plain_one(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    go(corpus, tmp_path / "run", "training.compile=true", max_steps=4)
+    go(corpus, tmp_path / "run", max_steps=6)
+    for (_, loss, _, _), (_, other, _, _) in zip(losses(tmp_path / "run"), losses(whole), strict=False):
+        assert loss == pytest.approx(other, rel=1e-4)
+    assert len(losses(tmp_path / "run")) == 6

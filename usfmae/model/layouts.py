@@ -81,6 +81,10 @@ def infer_config(state: Mapping[str, Tensor], name: str) -> MAEConfig:
     Colour weights are taken to want ImageNet's normalisation.
     """
     dim, channels, patch, _ = state["patch_embed.proj.weight"].shape
+    if channels not in (1, 3):
+        raise WeightsError(
+            f"{name}: these weights want images of {channels} channels; only grey (1) and colour (3) can be used"
+        )
     grid = round((state["pos_embed"].shape[1] - 1) ** 0.5)
     if grid * grid + 1 != state["pos_embed"].shape[1]:
         raise WeightsError(
