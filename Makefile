@@ -28,7 +28,7 @@ demo: $(INSTALLED) ## from ultrasound files to a trained classifier, without any
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh "$(DEMO)"
 
 test: $(DEVELOP) tools ## the tests; ARGS="-k dicom -x" passes on to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 long: $(DEVELOP) tools ## the tests, with those that take minutes
 	$(BIN)/python -m pytest --long $(ARGS)
