@@ -27,7 +27,7 @@ def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     for column in columns:
         justify: Literal["left", "right"] = "right" if column in right else "left"
         table.add_column(
-            column, justify=justify, overflow="fold", no_wrap=column in ("source", "#", "access")
+            column, justify=justify, overflow="fold", no_wrap=column not in ("why", "policy", "what", "anatomy", "confidence")
         )
     return table
 
