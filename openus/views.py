@@ -27,7 +27,10 @@ def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     for column in columns:
         justify: Literal["left", "right"] = "right" if column in right else "left"
         table.add_column(
-            column, justify=justify, overflow="fold", no_wrap=column not in ("why", "policy", "what", "anatomy", "confidence")
+            column,
+            justify=justify,
+            overflow="fold",
+            no_wrap=column in ("#", "source", "access", "set", "bytes", "time"),
         )
     return table
 
