@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -72,22 +71,11 @@ def test_each_shard_is_fetched_once_over_epochs_and_runs(
     assert not list((tmp_path / "cache").glob(".*.part"))
 
 
-def _rank(url: str, folder: str, rank: int, world: int) -> None:
-    load(open_index(url), ShardCache(folder), rank=rank, world=world, batch_size=4, epochs=1)
-
-
-def test_ranks_of_one_machine_share_what_is_fetched(corpus: Path, tmp_path: Path, serve: Serve) -> None:
+def test_processes_of_one_machine_share_what_is_fetched(corpus: Path, tmp_path: Path, serve: Serve) -> None:
     server = serve(corpus)
-    context = multiprocessing.get_context("spawn")
-    ranks = [
-        context.Process(target=_rank, args=(server.url, str(tmp_path / "cache"), rank, 3))
-        for rank in range(3)
-    ]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(120)
-    assert [rank.exitcode for rank in ranks] == [0, 0, 0]
+    command = [sys.executable, "-c", SCRIPT, server.url, str(tmp_path / "cache"), "3"]
+    ranks = [subprocess.Popen(command) for _ in range(4)]
+    assert [rank.wait(120) for rank in ranks] == [0] * 4
     assert shards_served(server) == [1, 1, 1]
 
 
@@ -220,15 +208,15 @@ SCRIPT = """
 import sys
 from usfmae.stream.cache import ShardCache
 from usfmae.stream.index import open_index
-index = open_index(sys.argv[1])
-ShardCache(sys.argv[2]).fetch(index.shard_info[0])
+for shard in open_index(sys.argv[1]).shard_info[: int(sys.argv[3])]:
+    assert ShardCache(sys.argv[2]).fetch(shard)
 """
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(corpus: Path, tmp_path: Path, serve: Serve) -> None:
     """The disk ends at 64 KiB for this process, which the system enforces as it would a full disk."""
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, serve(corpus).url, str(tmp_path / "cache")],
+        [sys.executable, "-c", SCRIPT, serve(corpus).url, str(tmp_path / "cache"), "1"],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)),
         capture_output=True, text=True, check=False, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip

@@ -99,7 +99,7 @@ def test_a_row_that_lies_about_its_bytes_is_a_bad_sample(folder: Path) -> None:
     rows[4]["offset"] += 100
     pq.write_table(pa.Table.from_pylist(rows, schema=ROW), path)
     loader, _ = load(open_index(folder))
-    assert {bad.row: bad.reason for bad in loader.bad} == {3: "size", 4: "not-an-image"}
+    assert {bad.row: bad.reason for bad in loader.bad} == {3: "size", 4: "altered"}
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,7 +2,7 @@
 
 A corpus is a folder or the URL of one (`file://`, `https://`, `s3://`, `hf://datasets/...`). Its `corpus.json`
 names the shards of each set with their size, SHA-256 and manifest; the manifests hold a row per sample
-(`openus.shards.schema.ROW`). Only the columns that reading needs are kept in memory, 33 bytes a sample; the
+(`openus.shards.schema.ROW`). Only the columns that reading needs are kept in memory, 64 bytes a sample; the
 rest is read when `Index.table` is asked for.
 """
 
@@ -25,7 +25,7 @@ from openus.shards.parquet import read_parquet
 from openus.shards.schema import ROW, SCHEMA_VERSION
 from usfmae.stream.shard import Shard
 
-_COLUMNS = ["shard", "offset", "size", "width", "height", "source", "anatomy"]
+_COLUMNS = ["shard", "offset", "size", "width", "height", "source", "anatomy", "sha256"]
 
 
 class Index:
@@ -38,6 +38,7 @@ class Index:
         shard_of: int32 [n], number of the shard of each row.
         offset, size: int64 [n], first byte of the picture in the shard and its length.
         width, height: int32 [n], pixels of the stored picture.
+        sha256: 32 bytes [n], of the encoded picture.
         sources, anatomies: names; source_of, anatomy_of: int16 [n], their numbers for each row.
     """
 
@@ -50,6 +51,7 @@ class Index:
         self.size: NDArray[np.int64] = rows["size"].to_numpy()
         self.width: NDArray[np.int32] = rows["width"].to_numpy()
         self.height: NDArray[np.int32] = rows["height"].to_numpy()
+        self.sha256 = _digests(rows["sha256"])
         self.sources, self.source_of = _codes(rows["source"])
         self.anatomies, self.anatomy_of = _codes(rows["anatomy"])
 
@@ -186,6 +188,12 @@ def _check(shard: Shard, verify: bool) -> None:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != shard.sha256:
             raise CorpusError(f"{path}: SHA-256 {found}, {NAME} says {shard.sha256}; {again}")
+
+
+def _digests(column: pa.ChunkedArray) -> NDArray[np.void]:
+    """Hexadecimal SHA-256 as 32 bytes each."""
+    parts = [bytes.fromhex("".join(chunk.to_pylist())) for chunk in column.chunks]
+    return np.frombuffer(b"".join(parts), "V32")
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int16]]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("usfmae.stream")
 
 _MOST_BAD_IN_A_ROW = 100
+_DRAWN_TOGETHER = 1024  # positions whose draws are computed at once: a small batch alone costs as much
 
 
 @dataclass
@@ -79,6 +80,7 @@ class _Job:
     positions: Ints
     rows: Ints
     seeds: Words
+    records: NDArray[np.void]
     padded: int
     cursor: Cursor
     slot: int = -1
@@ -103,6 +105,7 @@ class Loader:
         plan: the order; None: global for local shards, in blocks for remote ones, each row once.
         tail: `pad` or `drop`, see `usfmae.stream.plan.Share`.
         strict: a sample that cannot be decoded ends the run.
+        check: compare the bytes of every sample with the SHA-256 of its row whenever they are read.
         prefetch: batches decoded ahead.
         pin: hand over pinned memory, for copies to a GPU that do not wait.
         shard_cache: where remote shards are kept; None: 32 GiB in `$OPENUS_CACHE/shards` (~/.cache/openus).
@@ -132,6 +135,7 @@ class Loader:
         plan: Plan | None = None,
         tail: str = "pad",
         strict: bool = False,
+        check: bool = True,
         prefetch: int = 3,
         pin: bool = False,
         shard_cache: ShardCache | None = None,
@@ -139,7 +143,7 @@ class Loader:
     ) -> None:
         self.index, self.batch_size, self.size, self.workers = index, batch_size, size, workers
         self.epochs, self.crop, self.interpolation = epochs, crop, interpolation
-        self.strict, self.prefetch, self.pin = strict, max(prefetch, 1), pin
+        self.strict, self.check, self.prefetch, self.pin = strict, check, max(prefetch, 1), pin
         if interpolation not in INTERPOLATIONS:
             hint = did_you_mean(interpolation, INTERPOLATIONS)
             raise UsageError(
@@ -206,11 +210,19 @@ class Loader:
         if not self.share.steps(cursor.samples):  # a remainder that fills no step under another batch size
             cursor = Cursor(cursor.epoch + 1, 0, 0, cursor.plan)
         while self.epochs is None or cursor.epoch < self.epochs:
-            positions, padded = self.share.positions(cursor.samples)
-            rows, seeds = self.plan.draw(cursor.epoch, positions)
-            after = self.share.advance(cursor)
-            yield _Job(cursor.epoch, positions, rows, seeds, padded, after)
-            cursor = after
+            epoch = cursor.epoch
+            steps: list[tuple[Ints, int, Cursor]] = []
+            while cursor.epoch == epoch and len(steps) * self.batch_size < _DRAWN_TOGETHER:
+                positions, padded = self.share.positions(cursor.samples)
+                cursor = self.share.advance(cursor)
+                steps.append((positions, padded, cursor))
+            rows, seeds = self.plan.draw(epoch, np.concatenate([positions for positions, _, _ in steps]))
+            records = self.records(rows, seeds)
+            for number, (positions, padded, after) in enumerate(steps):
+                mine = slice(number * self.batch_size, (number + 1) * self.batch_size)
+                yield _Job(
+                    epoch, positions, rows[mine].copy(), seeds[mine].copy(), records[mine], padded, after
+                )
 
     def records(self, rows: Ints, seeds: Words) -> NDArray[np.void]:
         """What a worker needs to make the views of `rows`: RECORD [n]."""
@@ -219,6 +231,7 @@ class Loader:
         records["row"], records["shard"] = rows, index.shard_of[rows]
         records["offset"], records["size"] = index.offset[rows], index.size[rows]
         records["width"], records["height"] = index.width[rows], index.height[rows]
+        records["sha256"] = index.sha256[rows]
         reduction = records["reduction"] = reductions(index.width[rows], index.height[rows], self.side)
         width, height = -(-index.width[rows] // reduction), -(-index.height[rows] // reduction)
         if self.crop is None:
@@ -230,7 +243,9 @@ class Loader:
         return records
 
     def __iter__(self) -> Iterator[Batch]:
-        views = Views(self.index.shard_info, self.size, self.interpolation, self.shard_cache, self.pixels)
+        views = Views(
+            self.index.shard_info, self.size, self.interpolation, self.check, self.shard_cache, self.pixels
+        )
         ahead = ShardsAhead(self.index, self.shard_cache, (job.rows for job in self._jobs()))
         try:
             for batch in self._in_workers(views) if self.workers else self._here(views):
@@ -243,7 +258,7 @@ class Loader:
     def _here(self, views: Views) -> Iterator[Batch]:
         for job in self._jobs():
             out = np.empty((self.batch_size, self.size, self.size), np.uint8)
-            bad = views.fill(self.records(job.rows, job.seeds), out)
+            bad = views.fill(job.records, out)
             yield self._finish(job, out, bad, views)
 
     def _in_workers(self, views: Views) -> Iterator[Batch]:
@@ -256,7 +271,7 @@ class Loader:
             while True:
                 while len(ahead) < self.prefetch and batches.free and (job := next(jobs, None)):
                     job.slot = batches.free.popleft()
-                    pool.submit(job.slot, self.records(job.rows, job.seeds))
+                    pool.submit(job.slot, job.records)
                     ahead.append(job)
                 if not ahead:
                     return
@@ -277,6 +292,7 @@ class Loader:
             "shards": [asdict(shard) for shard in self.index.shard_info],
             "size": self.size,
             "interpolation": self.interpolation,
+            "check": self.check,
             "cache": self.shard_cache.spec() if self.shard_cache else None,
             "pixels": self.pixels.spec() if self.pixels else None,
         }

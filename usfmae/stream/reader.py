@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from openus.errors import CorpusError
 from openus.places import Place, open_url
@@ -13,6 +13,9 @@ from openus.places import Place, open_url
 if TYPE_CHECKING:
     from usfmae.stream.cache import ShardCache
     from usfmae.stream.shard import Shard
+
+
+_Data = TypeVar("_Data", bytes, memoryview)
 
 
 class ShardReader:
@@ -27,6 +30,7 @@ class ShardReader:
     def __init__(self, shards: Sequence[Shard], cache: ShardCache | None = None, keep: int = 64) -> None:
         self.shards, self.cache, self.keep = shards, cache, keep
         self._paths = [Place(shard.url).folder for shard in shards]
+        self._buffer = memoryview(bytearray(1 << 18))
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def __enter__(self) -> ShardReader:
@@ -45,22 +49,35 @@ class ShardReader:
 
         Raises CorpusError where the shard is missing, unreadable or ends before.
         """
-        entry = self.shards[shard]
         if self.cache is None and self._paths[shard] is None:
-            with open_url(entry.url, offset, offset + size) as stream:
-                data = stream.read(size)
-        else:
-            try:
-                data = os.pread(self._file(shard), size, offset)
-            except OSError as error:
-                raise CorpusError(
-                    f"{entry.url}: {error.strerror or error}; the shard was there when the run began. Put it back "
-                    "(run 'openus verify', then 'openus build' again) and resume the run"
-                ) from error
+            with open_url(self.shards[shard].url, offset, offset + size) as stream:
+                return self._whole(stream.read(size), shard, offset, size)
+        return bytes(self.view(shard, offset, size))
+
+    def view(self, shard: int, offset: int, size: int) -> memoryview:
+        """Like `read`, in memory of this reader: good until the next call, a third of the time."""
+        if self.cache is None and self._paths[shard] is None:
+            return memoryview(bytearray(self.read(shard, offset, size)))
+        if size > len(self._buffer):
+            self._buffer = memoryview(bytearray(2 * size))
+        try:
+            if not hasattr(os, "preadv"):  # older macOS
+                return self._whole(
+                    memoryview(bytearray(os.pread(self._file(shard), size, offset))), shard, offset, size
+                )
+            length = os.preadv(self._file(shard), [self._buffer[:size]], offset)
+        except OSError as error:
+            raise CorpusError(
+                f"{self.shards[shard].url}: {error.strerror or error}; the shard was there when the run began. Put it "
+                "back (run 'openus verify', then 'openus build' again) and resume the run"
+            ) from error
+        return self._whole(self._buffer[:length], shard, offset, size)
+
+    def _whole(self, data: _Data, shard: int, offset: int, size: int) -> _Data:
         if len(data) != size:
             raise CorpusError(
-                f"{entry.url}: ends at byte {offset + len(data)}, the manifest says {offset + size} and more; the "
-                "shard is cut short: run 'openus verify', then 'openus build' again"
+                f"{self.shards[shard].url}: ends at byte {offset + len(data)}, the manifest says {offset + size} and "
+                "more; the shard is cut short: run 'openus verify', then 'openus build' again"
             )
         return data
 

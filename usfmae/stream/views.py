@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from usfmae.stream.pixels import PixelCache
     from usfmae.stream.shard import Shard
 
-# One sample of a batch: where its bytes lie, the size its row gives, the reduction while decoding and the box
-# to cut, in pixels of the reduced picture.
+# One sample of a batch: where its bytes lie, their hash, the size its row gives, the reduction while decoding and
+# the box to cut, in pixels of the reduced picture.
 RECORD = np.dtype(
     [
         ("row", "<i8"), ("shard", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("width", "<i4"), ("height", "<i4"),
         ("reduction", "<i4"), ("x", "<i4"), ("y", "<i4"), ("w", "<i4"), ("h", "<i4"),
+        ("sha256", "V32"),
     ]
 )  # fmt: skip
 
@@ -46,6 +48,8 @@ class Views:
         shards: of the index.
         size: side S of the views in pixels.
         interpolation: `linear` or `cubic`, for the resize of the box.
+        check: compare the bytes of each picture with the SHA-256 of its row, and decode no further than needed; else
+            decode all of it, which notices some damage too.
         cache: of remote shards.
         pixels: cache of decoded pictures.
     """
@@ -55,19 +59,28 @@ class Views:
         shards: Sequence[Shard],
         size: int,
         interpolation: str = "linear",
+        check: bool = True,
         cache: ShardCache | None = None,
         pixels: PixelCache | None = None,
     ) -> None:
         self.reader = ShardReader(shards, cache, keep=64 if cache is None else 4)
-        self.size, self.pixels = size, pixels
+        self.size, self.check, self.pixels = size, check, pixels
         self.interpolation = INTERPOLATIONS[interpolation]
 
-    def picture(self, record: tuple[int, ...]) -> Grey:
-        """The decoded grey picture of a record, reduced as it says. Raises DecodeError, CorpusError."""
-        row, shard, offset, size, width, height, reduction = record[:7]
+    def picture(self, record: tuple[Any, ...]) -> Grey:
+        """The decoded grey picture of a record, reduced as it says, at least down to its box's last row.
+
+        Raises DecodeError, CorpusError.
+        """
+        row, shard, offset, size, width, height, reduction, _, y, _, h, sha256 = record
         if self.pixels is not None and (known := self.pixels.get(row)) is not None:
             return known
-        grey = decode_grey(self.reader.read(shard, offset, size), width, height, reduction)
+        data = self.reader.view(shard, offset, size)
+        if self.check and hashlib.sha256(data).digest() != sha256:
+            raise DecodeError("its bytes are not those its row describes (SHA-256 differs)", reason="altered")
+        if self.check and self.pixels is None:
+            return decode_grey(data, width, height, reduction, rows=y + h)
+        grey = decode_grey(data, width, height, reduction)
         if self.pixels is not None:
             self.pixels.put(row, grey)
         return grey
@@ -80,7 +93,7 @@ class Views:
         bad = []
         for place, record in enumerate(records.tolist()):
             try:
-                x, y, w, h = record[7:]
+                x, y, w, h = record[7:11]
                 cut(self.picture(record), x, y, w, h, out[place], self.interpolation)
             except DecodeError as error:
                 bad.append(Bad(place, record[0], error.reason, str(error)))

@@ -76,5 +76,10 @@ def _views(spec: dict[str, Any]) -> Views:
 
         pixels = PixelCache.attach(**spec["pixels"])
     return Views(
-        [Shard(**shard) for shard in spec["shards"]], spec["size"], spec["interpolation"], cache, pixels
+        [Shard(**shard) for shard in spec["shards"]],
+        spec["size"],
+        spec["interpolation"],
+        spec["check"],
+        cache,
+        pixels,
     )
