@@ -45,7 +45,7 @@ def _square(phantom: Phantom) -> Image.Image:
     return square
 
 
-def reconstruction(demo: Path, count: int = 4) -> Image.Image:
+def reconstruction(demo: Path, count: int = 3) -> Image.Image:
     """What the demo's network paints for the first simulated pictures of its corpus."""
     rows = pq.read_table(demo / "corpus" / "manifest" / "pretrain-000000.parquet", columns=["key", "source"])
     keys = [row["key"] for row in rows.to_pylist() if row["source"] == "simulated-phantoms"][:count]
@@ -59,9 +59,9 @@ def reconstruction(demo: Path, count: int = 4) -> Image.Image:
 def main() -> None:
     """Write docs/images/phantoms.png, and reconstruction.png when the folder of a demo is given."""
     HERE.mkdir(exist_ok=True)
-    contact_sheet().quantize(64).save(HERE / "phantoms.png", optimize=True)
+    contact_sheet().quantize(96).save(HERE / "phantoms.png", optimize=True)
     for demo in sys.argv[1:]:
-        reconstruction(Path(demo)).quantize(64).save(HERE / "reconstruction.png", optimize=True)
+        reconstruction(Path(demo)).quantize(192).save(HERE / "reconstruction.png", optimize=True)
 
 
 if __name__ == "__main__":

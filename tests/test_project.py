@@ -267,6 +267,18 @@ def test_documents_name_only_commands_and_options_that_exist(repo: Path) -> None
     assert seen > 15
 
 
+def test_readme_names_every_command(repo: Path) -> None:
+    import typer
+
+    from openus.cli import app as openus_app
+    from usfmae.cli import app as usfmae_app
+
+    text = (repo / "README.md").read_text()
+    for name, application in (("openus", openus_app), ("usfmae", usfmae_app)):
+        commands = typer.main.get_command(application).commands  # type: ignore[attr-defined]
+        assert [command for command in commands if f"| `{name} {command}" not in text] == []
+
+
 def test_documents_link_only_to_files_that_exist(repo: Path) -> None:
     for document in _documents(repo):
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", document.read_text()):
