@@ -15,6 +15,8 @@ from usfmae.cli import main
 from usfmae.model.mae import MAE, MAEConfig
 from usfmae.model.weights import save_weights
 
+torch.set_num_threads(1)  # these networks are so small that threads only wait for each other
+
 RECIPE = """
 size: 48
 epochs: 12

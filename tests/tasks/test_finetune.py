@@ -142,7 +142,7 @@ def test_all_folds_are_summed_up(corpus: Path, weights: Path, recipe_file: Path,
     assert result["mean"]["accuracy"]["sd"] == pytest.approx(np.std(values, ddof=1))
 
 
-@pytest.mark.parametrize("how", [{"timm": "resnet10t"}, {"timm": "vit_tiny_patch16_224"}, {"size": "tiny"}])
+@pytest.mark.parametrize("how", [{"timm": "test_resnet"}, {"timm": "vit_tiny_patch16_224"}, {"size": "tiny"}])
 def test_baselines_run_under_the_same_protocol(
     how: dict[str, str], corpus: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
@@ -275,7 +275,14 @@ def test_a_diverging_run_says_what_to_change(
     )
     with pytest.raises(OpenUSError, match=r"became (nan|inf|NaN).*lower lr"):
         finetune(
-            corpus, "bus-bra", Start(timm="resnet10t"), recipe, tmp_path, folds=[1], device="cpu", quiet=True
+            corpus,
+            "bus-bra",
+            Start(timm="test_resnet"),
+            recipe,
+            tmp_path,
+            folds=[1],
+            device="cpu",
+            quiet=True,
         )
 
 

@@ -132,7 +132,8 @@ def test_regression_scores_agree_with_scikit_learn() -> None:
     truth = rng.normal(55, 10, 200)
     found = truth + rng.normal(0, 6, 200)
     scores = {
-        name: score["value"] for name, score in regression_scores(truth, found, np.arange(200) // 2).items()
+        name: score["value"]
+        for name, score in regression_scores([(truth, found, np.arange(200) // 2)]).items()
     }
     assert scores["mae"] == pytest.approx(sk.mean_absolute_error(truth, found))
     assert scores["rmse"] == pytest.approx(sk.root_mean_squared_error(truth, found))
@@ -144,7 +145,7 @@ def test_multilabel_scores_agree_with_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     truth = (rng.random((150, 3)) < (0.2, 0.5, 0.7)).astype(float)
     found = np.round(1 / (1 + np.exp(-(rng.normal(size=(150, 3)) + 1.5 * truth - 0.7))), 2)
-    overall, each = multilabel_scores(truth, found, ["a", "b", "c"], np.arange(150) // 3)
+    overall, each = multilabel_scores([(truth, found, np.arange(150) // 3)], ["a", "b", "c"])
     assert overall["auroc_macro"]["value"] == pytest.approx(sk.roc_auc_score(truth, found))
     assert overall["average_precision_macro"]["value"] == pytest.approx(
         sk.average_precision_score(truth, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openus.errors import OpenUSError
+from usfmae.tasks.compare import Predictions, mean_scores
 from usfmae.tasks.metrics import by_group, classification, point_estimates
 from usfmae.tasks.plots import confusion_png
 from usfmae.tasks.recipe import FinetuneRecipe
@@ -71,6 +73,17 @@ def probabilities_of(batches: Batches) -> Floats:
         soft = F.softmax(outputs.double(), -1)
         parts.append((soft.mean(0) if soft.ndim == 3 else soft).cpu().numpy())
     return np.concatenate(parts)
+
+
+def as_predictions(columns: dict[str, list[Any]], classes: Sequence[str]) -> Predictions:
+    """Columns of predictions.parquet as arrays."""
+    number = {name: c for c, name in enumerate(classes)}
+    return Predictions(
+        columns["key"],
+        np.array([number[word] for word in columns["truth"]], np.int64),
+        np.stack([np.asarray(columns[f"p_{name}"]) for name in classes], 1),
+        np.array(columns["group"], np.int64),
+    )
 
 
 class ClassificationTask(Task):
@@ -152,11 +165,12 @@ class ClassificationTask(Task):
         )  # fmt: skip
 
     def pool(self, tables: list[dict[str, list[Any]]]) -> dict[str, Any]:
-        number = {name: c for c, name in enumerate(self.data.classes)}
-        targets = np.array([number[word] for table in tables for word in table["truth"]])
-        each = [np.stack([table[f"p_{name}"] for name in self.data.classes], 1) for table in tables]
-        groups = np.concatenate([table["group"] for table in tables])
-        return self._scored(targets, np.concatenate(each), groups)
+        """Scores are means over the folds; the confusion counts and the scores of a class are of all together."""
+        folds = [as_predictions(table, self.data.classes) for table in tables]
+        targets = np.concatenate([fold.targets for fold in folds])
+        probabilities = np.concatenate([fold.probabilities for fold in folds])
+        whole = self._scored(targets, probabilities, np.concatenate([fold.groups for fold in folds]))
+        return whole | {"metrics": mean_scores([folds], self.positive, self.recipe.resamples)}
 
     def draw(self, folder: Path, result: dict[str, Any], title: str) -> None:
         confusion_png(folder / "confusion.png", np.array(result["confusion"]), self.data.classes, title)

@@ -51,6 +51,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(predict)
     app.command()(probe)
     app.command()(embed)
+    app.command()(benchmark)
     app.command("import")(import_)
 
 
@@ -228,6 +229,65 @@ def embed(
     else:
         console.out.print(f"{result.rows:,} rows of {result.width} features written to {out}", markup=False)
     report_errors(result.errors)
+
+
+def benchmark(
+    data: DataArgument,
+    out: OutOption,
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model", "-m", help="[NAME=]PATH, timm:NAME, timm:NAME+pretrained or scratch:SIZE; repeatable."
+        ),
+    ],
+    benchmark: Annotated[
+        list[str],
+        typer.Option("--benchmark", "-b", help="Name of a benchmark, or its YAML file; repeatable."),
+    ],
+    protocol: ProtocolOption = None,
+    fold: FoldOption = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each fold, seeds 0, 1, …")] = 1,
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="For models with weights.")] = "finetune-base",
+    scratch_recipe: Annotated[
+        str, typer.Option("--scratch-recipe", help="For models from random weights.")
+    ] = "finetune-scratch",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field of both recipes: size=160. Repeatable.")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would run and how long it takes; run nothing.")
+    ] = False,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Compare models on benchmarks under one protocol: runs, intervals, paired tests, and the table.
+
+    The first model is the one the others are compared with. Stopped at any time, the same command goes on.
+    """
+    console.set_debug(debug)
+    from usfmae.tasks.benchmark import benchmark as work
+    from usfmae.tasks.benchmark import parse_model
+    from usfmae.tasks.recipe import load_recipe
+
+    recipes = (load_recipe(recipe, set_ or ()), load_recipe(scratch_recipe, set_ or ()))
+    result = work(
+        data, [parse_model(word, *recipes) for word in model], benchmark, out, protocol=protocol, folds=fold,
+        seeds=seeds, device=device, quiet=quiet or json_, plan_only=plan,
+    )  # fmt: skip
+    if json_:
+        console.print_json(result)
+    elif plan:
+        minutes = result["expected_seconds"] / 60
+        console.out.print(f"{result['runs']} runs, about {minutes:.0f} minutes for those not yet done")
+    else:
+        console.out.print((out / "table.md").read_text(), markup=False, soft_wrap=True)
+        console.out.print(
+            f"written to {out}: table.md, table.csv, table.tex, table.png, results.json", markup=False
+        )
+    if result.get("failed"):
+        raise typer.Exit(1)
 
 
 def _word(value: str, name: str, known: tuple[str, ...]) -> Any:

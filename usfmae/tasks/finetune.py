@@ -17,14 +17,15 @@ from typing import Any
 from openus import console
 from openus.errors import UsageError, did_you_mean
 from openus.manifest import Benchmark
-from usfmae.tasks.classify import ClassificationTask
+from usfmae.tasks.classify import ClassificationTask, as_predictions
+from usfmae.tasks.compare import Predictions
 from usfmae.tasks.data import LabelledSet, find_benchmark, load_labelled
 from usfmae.tasks.metrics import summary
 from usfmae.tasks.models import Start
 from usfmae.tasks.multilabel import MultilabelTask
 from usfmae.tasks.recipe import FinetuneRecipe
 from usfmae.tasks.regress import RegressionTask
-from usfmae.tasks.runs import METRICS, Job, run, write_json
+from usfmae.tasks.runs import METRICS, PREDICTIONS, Job, run, write_json
 from usfmae.tasks.segment import SegmentationTask
 from usfmae.tasks.splits import Split
 from usfmae.tasks.task import Task
@@ -82,6 +83,15 @@ def load_with_progress(
         )  # fmt: skip
 
 
+def test_part(folder: Path, classes: Sequence[str]) -> Predictions:
+    """The test predictions that a finished classification left in `folder`."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table(folder / PREDICTIONS).filter(pc.field("part") == "test").to_pydict()
+    return as_predictions(columns, classes)
+
+
 def choose_folds(splits: list[Split], folds: Sequence[int] | None) -> list[Split]:
     """The splits with the 1-based numbers `folds`, all for None; UsageError for a number there is not."""
     if folds is None:
@@ -93,7 +103,7 @@ def choose_folds(splits: list[Split], folds: Sequence[int] | None) -> list[Split
 
 
 def sum_up(out: Path, results: list[dict[str, Any]], task: Task) -> dict[str, Any]:
-    """Mean and sd over folds, and the pooled test parts with one interval: every patient is tested once."""
+    """Mean and sd over folds, and scores of all test parts with an interval: every patient is tested once."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 

@@ -39,7 +39,7 @@ class MultilabelObjective:
         outputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
         found = torch.sigmoid(outputs.double()).cpu().numpy()
         names = [str(c) for c in range(found.shape[1])]
-        overall, _ = multilabel_scores(targets.cpu().numpy(), found, names, np.arange(len(found)), 0)
+        overall, _ = multilabel_scores([(targets.cpu().numpy(), found, np.arange(len(found)))], names, 0)
         scores = {name: score["value"] for name, score in overall.items() if score["value"] is not None}
         return scores | {"loss": -float(self.loss(outputs, targets))}
 
@@ -116,19 +116,17 @@ class MultilabelTask(Task):
         return both[0], both[1]
 
     def _scored(self, truth: Floats, found: Floats, groups: Ints) -> dict[str, Any]:
-        overall, each = multilabel_scores(truth, found, self.data.classes, groups, self.recipe.resamples)
+        return self._report([(truth, found, groups)])
+
+    def _report(self, folds: list[tuple[Floats, Floats, Ints]]) -> dict[str, Any]:
+        overall, each = multilabel_scores(folds, self.data.classes, self.recipe.resamples)
+        groups = np.concatenate([part for _, _, part in folds])
         return {
-            "n": len(truth), "groups": len(np.unique(groups)), "metrics": overall, "per_class": each, "notes": [],
+            "n": len(groups), "groups": len(np.unique(groups)), "metrics": overall, "per_class": each, "notes": [],
         }  # fmt: skip
 
     def pool(self, tables: list[dict[str, list[Any]]]) -> dict[str, Any]:
-        parts = [self._read(table) for table in tables]
-        groups = np.concatenate([table["group"] for table in tables])
-        return self._scored(
-            np.concatenate([truth for truth, _ in parts]),
-            np.concatenate([found for _, found in parts]),
-            groups,
-        )
+        return self._report([(*self._read(table), np.array(table["group"])) for table in tables])
 
     def facts(self) -> dict[str, Any]:
         return {"kind": "multilabel", "present": self.data.benchmark.positive or "present"}

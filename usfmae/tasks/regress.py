@@ -97,16 +97,23 @@ class RegressionTask(Task):
         return result
 
     def _scored(self, truth: NDArray[np.float64], value: NDArray[np.float64], groups: Ints) -> dict[str, Any]:
-        metrics = regression_scores(truth, value, groups, self.recipe.resamples)
+        metrics = regression_scores([(truth, value, groups)], self.recipe.resamples)
         return {"n": len(truth), "groups": len(np.unique(groups)), "metrics": metrics, "notes": []}
 
     def pool(self, tables: list[dict[str, list[Any]]]) -> dict[str, Any]:
-        truth, value = (
-            np.concatenate([np.asarray(table[name], np.float64) for table in tables])
-            for name in ("truth", "value")
-        )
-        groups = np.concatenate([table["group"] for table in tables])
-        return self._scored(truth, value, groups) | {"pairs": [truth.tolist(), value.tolist()]}
+        folds = [
+            (
+                np.array(table["truth"], np.float64),
+                np.array(table["value"], np.float64),
+                np.array(table["group"]),
+            )
+            for table in tables
+        ]
+        truth, value, groups = (np.concatenate(parts) for parts in zip(*folds, strict=True))
+        return {
+            "n": len(truth), "groups": len(np.unique(groups)), "notes": [],
+            "metrics": regression_scores(folds, self.recipe.resamples), "pairs": [truth.tolist(), value.tolist()],
+        }  # fmt: skip
 
     def draw(self, folder: Path, result: dict[str, Any], title: str) -> None:
         from usfmae.tasks.plots import agreement_png

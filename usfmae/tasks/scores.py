@@ -38,19 +38,30 @@ def _entry(value: float, drawn: Floats) -> dict[str, float | None]:
     }
 
 
-def _with_bootstrap(
-    compute: Callable[[Floats], dict[str, Floats]], n: int, groups: Ints, resamples: int
+Fold = tuple[NDArray[Any], NDArray[Any], Ints]
+"""Targets, what was found, and the groups of one test part."""
+
+
+def _over_folds(
+    folds: Sequence[Fold], compute: Callable[[Floats, Any, Any], dict[str, Floats]], resamples: int
 ) -> Scores:
-    """Scores as functions of sample weights [B, N], at equal weights and over draws of patients."""
-    point = compute(np.ones((1, n)))
-    drawn = in_blocks(compute, group_weights(groups, n, resamples, 0))
-    return {name: _entry(float(point[name][0]), drawn[name]) for name in point}
+    """Scores as functions of sample weights [B, N], averaged over folds: as they are, and over draws of patients."""
+    points, draws = [], []
+    for number, (targets, found, groups) in enumerate(folds):
+        n = len(targets)
+        points.append(compute(np.ones((1, n)), targets, found))
+        weights = group_weights(groups, n, resamples, number)
+        draws.append(in_blocks(lambda W, t=targets, f=found: compute(W, t, f), weights))  # type: ignore[misc]
+    return {
+        name: _entry(float(np.mean([p[name] for p in points])), np.mean([d[name] for d in draws], 0))
+        for name in points[0]
+    }
 
 
-def regression_scores(targets: Floats, found: Floats, groups: Ints, resamples: int = 1000) -> Scores:
-    """Mean absolute error, root mean squared error, R2 and Pearson's r of values float64 [N]."""
+def regression_scores(folds: Sequence[Fold], resamples: int = 1000) -> Scores:
+    """Mean absolute error, root mean squared error, R2 and Pearson's r; targets and values float64 [N]."""
 
-    def compute(W: Floats) -> dict[str, Floats]:
+    def compute(W: Floats, targets: Floats, found: Floats) -> dict[str, Floats]:
         total = W.sum(1)
         error = found - targets
         squared = W @ error**2 / total
@@ -66,7 +77,7 @@ def regression_scores(targets: Floats, found: Floats, groups: Ints, resamples: i
             "pearson": _divide(covariance, spread),
         }
 
-    return _with_bootstrap(compute, len(targets), groups, resamples)
+    return _over_folds(folds, compute, resamples)
 
 
 def _divide(a: Floats, b: Floats) -> Floats:
@@ -75,16 +86,15 @@ def _divide(a: Floats, b: Floats) -> Floats:
 
 
 def multilabel_scores(
-    targets: NDArray[Any], probabilities: Floats, names: Sequence[str], groups: Ints, resamples: int = 1000
+    folds: Sequence[Fold], names: Sequence[str], resamples: int = 1000
 ) -> tuple[Scores, dict[str, Scores]]:
     """Scores of several yes-or-no labels: averages over the labels, and each label's own.
 
-    targets: 0 or 1, [N, C]; probabilities: float64 [N, C]; decisions at 0.5.
+    Targets 0 or 1, [N, C]; found: probabilities float64 [N, C]; decisions at 0.5.
     """
-    truth = np.asarray(targets) > 0.5
-    decided = probabilities >= 0.5
 
-    def compute(W: Floats) -> dict[str, Floats]:
+    def compute(W: Floats, targets: NDArray[Any], probabilities: Floats) -> dict[str, Floats]:
+        truth, decided = np.asarray(targets) > 0.5, probabilities >= 0.5
         hits, wrong = W @ (truth & decided), W @ (truth ^ decided)
         f1 = np.divide(2 * hits, 2 * hits + wrong, out=np.zeros_like(hits), where=hits + wrong > 0)
         scores = {f"f1:{name}": f1[:, c] for c, name in enumerate(names)}
@@ -100,7 +110,7 @@ def multilabel_scores(
             scores[f"{kind}_macro"][known] = np.nanmean(stacked[known], 1)
         return scores
 
-    everything = _with_bootstrap(compute, len(truth), groups, resamples)
+    everything = _over_folds(folds, compute, resamples)
     overall = {name: score for name, score in everything.items() if ":" not in name}
     each = {
         name: {key.split(":")[0]: score for key, score in everything.items() if key.endswith(f":{name}")}

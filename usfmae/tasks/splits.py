@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from openus.errors import CorpusError, UsageError, did_you_mean
 from openus.manifest import Protocol
 
+_FOLDS_SEED = 46  # of the folds of patient-kfold; part of the protocol, not of a run
+
 Ints = NDArray[np.int64]
 Words = Sequence[str]
 
@@ -170,7 +172,8 @@ def make_splits(
 
     published: the official split word of each of N samples (``fold1`` …, or train / val / test words).
     groups:    int64 [N] from `group_ids`; strata: int64 [N], usually the class numbers.
-    seed:      draws the validation part (and the folds of ``patient-kfold``); official parts do not move.
+    seed:      draws the validation part. Test parts do not move with it: official ones are as published, the
+               folds of ``patient-kfold`` are always drawn the same, so that runs of several seeds compare.
 
     Raises CorpusError where a sample's published word is not one the protocol knows, or a part is empty.
     """
@@ -180,7 +183,7 @@ def make_splits(
     if protocol.kind == "kfold":
         number = _fold_numbers(published, folds, what)
     else:
-        number = deal(groups, strata, folds, (seed,)) + 1
+        number = deal(groups, strata, folds, (_FOLDS_SEED,)) + 1
     splits = []
     for fold in range(1, folds + 1):
         test = number == fold

@@ -1,0 +1,227 @@
+"""Comparing models: intervals and the paired test by what they must do, and the whole table on a small corpus."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openus.errors import UsageError
+from tests.tasks.conftest import Ended
+from usfmae.tasks.benchmark import parse_model
+from usfmae.tasks.compare import SCORES, Predictions, mean_scores, paired
+from usfmae.tasks.metrics import point_estimates
+from usfmae.tasks.recipe import load_recipe
+
+Cli = Callable[..., Ended]
+BASE = load_recipe("finetune-base")
+SCRATCH = load_recipe("finetune-scratch")
+
+
+def fold(seed: int, skill: float, n: int = 120, subject: int = 0) -> Predictions:
+    """Predictions of a two-class model whose log-odds carry `skill`; subject draws the truth, seed the noise."""
+    truth = np.random.default_rng([subject, 1]).integers(0, 2, n // 2).repeat(2)
+    noise = np.random.default_rng([seed, subject, 2]).normal(size=n)
+    odds = skill * (2 * truth - 1) + noise
+    p = 1 / (1 + np.exp(-odds))
+    return Predictions(
+        [f"{subject}-{i}" for i in range(n)], truth, np.stack([1 - p, p], 1), np.arange(n) // 2
+    )
+
+
+def test_mean_is_over_folds_and_not_of_folds_put_together() -> None:
+    """Two folds on different scales: each ranks its own samples, together they would not."""
+    a = fold(0, 2.0, subject=1)
+    b = Predictions(
+        [f"b{k}" for k in a.key],
+        a.targets,
+        np.stack([1 - 0.05 * a.probabilities[:, 1], 0.05 * a.probabilities[:, 1]], 1),
+        a.groups,
+    )
+    scores = mean_scores([[a, b]], 1, 200)
+    expected = [point_estimates(f.targets, f.probabilities, 1)["auroc"] for f in (a, b)]
+    assert scores["auroc"]["value"] == pytest.approx(np.mean(expected))
+    together = point_estimates(np.r_[a.targets, b.targets], np.r_[a.probabilities, b.probabilities], 1)[
+        "auroc"
+    ]
+    assert together < scores["auroc"]["value"] - 0.1
+
+
+def test_more_patients_narrow_the_interval_and_more_runs_of_them_do_not() -> None:
+    def width(runs: list[list[Predictions]]) -> float:
+        score = mean_scores(runs, 1, 400)["accuracy"]
+        return score["high"] - score["low"]
+
+    one = width([[fold(0, 1.0)]])
+    assert width([[fold(0, 1.0, n=1200)]]) < 0.5 * one
+    assert width([[fold(0, 1.0)], [fold(0, 1.0)], [fold(0, 1.0)]]) == pytest.approx(one)
+
+
+def test_a_model_against_itself() -> None:
+    runs = [[fold(0, 1.0), fold(1, 1.0, subject=1)]]
+    for score in paired(runs, runs, 1, 200).values():
+        assert (score.value, score.low, score.high, score.p) == (0, 0, 0, 1)
+
+
+def test_order_of_samples_does_not_matter() -> None:
+    a, b = fold(0, 1.5), fold(1, 0.5)
+    order = np.random.default_rng(0).permutation(len(b.key))
+    mixed = Predictions([b.key[i] for i in order], b.targets[order], b.probabilities[order], b.groups[order])
+    assert paired([[a]], [[b]], 1, 100) == paired([[a]], [[mixed]], 1, 100)
+    with pytest.raises(ValueError, match="same test samples"):
+        paired([[a]], [[fold(1, 0.5, subject=3)]], 1, 10)
+
+
+def test_a_better_model_is_found_and_luck_is_not() -> None:
+    """Under the null hypothesis the p-value is spread evenly: about one in ten lies below 0.1."""
+    clear = paired([[fold(0, 2.0)]], [[fold(1, 0.3)]], 1, 400)
+    for name in SCORES:
+        assert clear[name].value > 0.1 and clear[name].low > 0 and clear[name].p < 0.02
+    luck = [
+        paired([[fold(2 * i, 0.8, subject=i)]], [[fold(2 * i + 1, 0.8, subject=i)]], 1, 99) for i in range(60)
+    ]
+    below = np.mean([one["auroc"].p <= 0.1 for one in luck])
+    assert 0.01 <= below <= 0.25
+    held = np.mean([one["auroc"].low <= 0 <= one["auroc"].high for one in luck])
+    assert held >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "scratch"),
+    [
+        ("timm:resnet50", "resnet50-scratch", True),
+        ("timm:resnet50+pretrained", "resnet50", False),
+        ("r=timm:resnet50", "r", True),
+        ("scratch:small", "vit-small-scratch", True),
+    ],
+)
+def test_models_by_word(word: str, name: str, scratch: bool) -> None:
+    entry = parse_model(word, BASE, SCRATCH)
+    assert entry.name == name and entry.recipe is (SCRATCH if scratch else BASE)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("timm:resnet50+pretraned", "did you mean 'pretrained'"),
+        ("nowhere/run", "no such file or folder 'nowhere/run'"),
+        ("a b=timm:resnet50", "letters, digits"),
+    ],
+)
+def test_models_by_wrong_word(word: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_model(word, BASE, SCRATCH)
+
+
+@pytest.fixture(scope="module")
+def words(corpus: Path, weights: Path, recipe_file: Path) -> list[str]:
+    """The arguments of a small comparison, but for where it goes."""
+    recipes = [
+        "-r",
+        recipe_file,
+        "--scratch-recipe",
+        recipe_file,
+        "--set",
+        "epochs=3",
+        "--set",
+        "drop_path=0",
+    ]
+    models = ["-m", f"ours={weights}", "-m", "timm:test_resnet"]
+    rest = ["-b", "bus-bra", "--seeds", 2, "--fold", 1, "--fold", 2, "--device", "cpu"]
+    return [str(word) for word in ("benchmark", corpus, *models, *recipes, *rest)]
+
+
+def test_the_table(usfmae: Cli, words: list[str], tmp_path: Path) -> None:
+    end = usfmae(*words, "-o", tmp_path, "--plan")
+    assert end.returncode == 0 and end.stdout.startswith("8 runs, about") and not (tmp_path / "runs").exists()
+    end = usfmae(*words, "-o", tmp_path)
+    assert end.returncode == 0, end.stderr
+    assert "8 runs, 8 to do" in end.stderr
+    result = json.loads((tmp_path / "results.json").read_text())
+    cell = result["cells"]["ours"]["bus-bra"]
+    assert cell["runs"] == 4 and cell["folds"] == 2 and cell["seeds"] == 2
+    values = [
+        json.loads((tmp_path / f"runs/bus-bra/ours/seed{s}/fold{f}/metrics.json").read_text())["metrics"][
+            "auroc"
+        ]["value"]
+        for s in (0, 1)
+        for f in (1, 2)
+    ]
+    assert cell["over_runs"]["auroc"]["mean"] == pytest.approx(np.mean(values))
+    assert cell["scores"]["auroc"]["value"] == pytest.approx(np.mean(values))
+    other = result["cells"]["test_resnet-scratch"]["bus-bra"]
+    difference = other["reference_minus_this"]["f1_weighted"]
+    assert difference["value"] == pytest.approx(
+        cell["over_runs"]["f1_weighted"]["mean"] - other["over_runs"]["f1_weighted"]["mean"]
+    )
+    text = (tmp_path / "table.md").read_text()
+    assert text.count("| 81.6 |") == 2 and "published" in text and "reference" in text
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert {row["model"] for row in rows} == {"ours", "test_resnet-scratch"} and len(rows) == 24
+    assert r"\begin{tabular}" in (tmp_path / "table.tex").read_text()
+    assert (tmp_path / "table.png").read_bytes()[:4] == b"\x89PNG"
+
+    # The same again runs nothing; a lost run is made up.
+    again = usfmae(*words, "-o", tmp_path)
+    assert "8 runs, 0 to do" in again.stderr
+    shutil.rmtree(tmp_path / "runs/bus-bra/ours/seed1/fold2")
+    assert "8 runs, 1 to do" in usfmae(*words, "-o", tmp_path).stderr
+    assert (
+        json.loads((tmp_path / "results.json").read_text())["cells"]["ours"]["bus-bra"]["scores"]
+        == cell["scores"]
+    )
+
+
+def test_a_killed_comparison_goes_on(usfmae: Cli, words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "usfmae.cli", *words, "-o", str(tmp_path), "-q"]
+    process = subprocess.Popen(command)
+    first = tmp_path / "runs/bus-bra/ours/seed0/fold1/metrics.json"
+    deadline = time.monotonic() + 90
+    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert first.exists() and not (tmp_path / "results.json").exists()
+    before = first.stat().st_mtime_ns
+    end = usfmae(*words, "-o", tmp_path)
+    assert end.returncode == 0 and (tmp_path / "table.md").exists() and first.stat().st_mtime_ns == before
+
+
+def test_a_failed_run_is_named_and_the_rest_is_told(
+    usfmae: Cli, corpus: Path, weights: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    """A network that cannot be built for this size; the others make the table all the same."""
+    words = [
+        "-m",
+        f"ours={weights}",
+        "-m",
+        "timm:test_resnet",
+        "-b",
+        "bus-bra",
+        "--fold",
+        1,
+        "-r",
+        recipe_file,
+    ]
+    words += ["--scratch-recipe", "finetune-demo", "--set", "epochs=1", "--set", "size=48", "--device", "cpu"]
+    place = tmp_path / "runs/bus-bra/test_resnet-scratch/seed0/fold1"
+    place.mkdir(parents=True)
+    (place / "metrics.json").write_text(json.dumps({"fingerprint": "of another run"}))
+    end = usfmae("benchmark", corpus, *words, "-o", tmp_path)
+    assert end.returncode == 1 and "holds the result of other settings" in end.stderr
+    assert "| test_resnet-scratch | failed |" in (tmp_path / "table.md").read_text()
+    assert json.loads((tmp_path / "results.json").read_text())["cells"]["ours"]["bus-bra"]["runs"] == 1
+
+
+def test_wrong_use(usfmae: Cli, corpus: Path, weights: Path, tmp_path: Path) -> None:
+    end = usfmae("benchmark", corpus, "-m", weights, "-m", weights, "-b", "bus-bra", "-o", tmp_path)
+    assert end.returncode == 2 and "two models are called 'checkpoint'; give them names" in end.stderr

@@ -1,0 +1,272 @@
+"""`usfmae benchmark`: several models on several benchmarks under one protocol, and the table of it.
+
+    OUT/runs/BENCHMARK/MODEL/seed0/fold1/   each run, as `usfmae finetune` leaves it
+    OUT/results.json  OUT/table.md  OUT/table.csv  OUT/table.tex  OUT/table.png
+
+Runs that are finished are read, an interrupted one goes on, so that the same command given again always
+continues. Images are decoded once for all models that want the same size.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from openus import __version__, console
+from openus.errors import OpenUSError, UsageError, did_you_mean
+from openus.manifest import Benchmark
+from usfmae.tasks.compare import Runs, mean_scores, paired
+from usfmae.tasks.data import LabelledSet, find_benchmark
+from usfmae.tasks.finetune import TASKS, choose_folds, load_with_progress, test_part
+from usfmae.tasks.metrics import summary
+from usfmae.tasks.models import Start, build
+from usfmae.tasks.recipe import FinetuneRecipe
+from usfmae.tasks.runs import Job, run, write_json
+from usfmae.tasks.splits import Split
+from usfmae.tasks.table import write_tables
+from usfmae.tasks.training import Samples, measure_rate, pick_device
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table: a model, its name, and the recipe it is trained with."""
+
+    name: str
+    start: Start
+    recipe: FinetuneRecipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of the table."""
+
+    entry: Entry
+    benchmark: Benchmark
+    protocol: str
+    seed: int
+    split: Split
+    folder: Path
+
+
+def parse_model(word: str, pretrained: FinetuneRecipe, scratch: FinetuneRecipe) -> Entry:
+    """A model as given on the command line: ``[NAME=]SPEC``.
+
+    SPEC: a path (run, checkpoint folder, weights file); ``timm:NAME`` (random weights); ``timm:NAME+pretrained``
+    (timm's published ones); ``scratch:SIZE`` (our ViT from random weights). UsageError for anything else.
+    """
+    name, equals, spec = word.rpartition("=")
+    if spec.startswith("timm:"):
+        model, plus, what = spec.removeprefix("timm:").partition("+")
+        if plus and what != "pretrained":
+            raise UsageError(
+                f"model '{word}': after + only 'pretrained' is known{did_you_mean(what, ['pretrained'])}"
+            )
+        start = Start(timm=model, pretrained=bool(plus))
+    elif spec.startswith("scratch:"):
+        start = Start(size=spec.removeprefix("scratch:"))
+    else:
+        if not Path(spec).exists():
+            raise UsageError(
+                f"model '{word}': no such file or folder '{spec}'; other ways: timm:NAME, timm:NAME+pretrained, "
+                "scratch:SIZE"
+            )
+        start = Start(weights=spec)
+    if equals and not re.fullmatch(r"[\w.+-]+", name):
+        raise UsageError(f"model '{word}': the name may hold letters, digits and . _ + - only")
+    return Entry(name if equals else start.name, start, scratch if start.fresh else pretrained)
+
+
+def benchmark(
+    data: str | Path,
+    entries: Sequence[Entry],
+    names: Sequence[str],
+    out: Path,
+    *,
+    protocol: str | None = None,
+    folds: Sequence[int] | None = None,
+    seeds: int = 1,
+    resamples: int = 1000,
+    device: str = "auto",
+    quiet: bool = False,
+    plan_only: bool = False,
+) -> dict[str, Any]:
+    """Run what is not yet done, write the tables, and return what results.json holds.
+
+    The first entry is the one that the others are compared with. A run that fails is named in ``failed``; the
+    table is made of the others. Raises UsageError before anything runs.
+    """
+    twice = {entry.name for entry in entries if sum(other.name == entry.name for other in entries) > 1}
+    if twice:
+        raise UsageError(f"two models are called '{sorted(twice)[0]}'; give them names: NAME=SPEC")
+    on = pick_device(device)
+    declared = [find_benchmark(name) for name in names]
+    for one in declared:
+        if one.task != "classification":
+            raise UsageError(f"benchmark '{one.name}' is a {one.task}; the table compares classifications")
+    shelf = Shelf(data, quiet)
+    plans = [
+        plan
+        for one in declared
+        for entry in entries
+        for plan in make_plans(shelf, entry, one, out, protocol, folds, seeds)
+    ]
+    expected = estimate(shelf, plans, on)
+    if plan_only:
+        return {"runs": len(plans), "expected_seconds": expected}
+    if not quiet:
+        pending = sum(not (plan.folder / "metrics.json").is_file() for plan in plans)
+        console.err.print(f"{len(plans)} runs, {pending} to do, about {_duration(expected)} on this machine")
+    failed = _run_all(shelf, plans, on, quiet)
+    result = collect(shelf, plans, entries, declared, failed, resamples)
+    write_json(out / "results.json", result)
+    write_tables(out, result)
+    return result
+
+
+class Shelf:
+    """Decoded sets, kept by what was asked of them."""
+
+    def __init__(self, data: str | Path, quiet: bool) -> None:
+        self.data, self.quiet = data, quiet
+        self._sets: dict[tuple[Any, ...], LabelledSet] = {}
+
+    def get(self, declared: Benchmark, recipe: FinetuneRecipe) -> LabelledSet:
+        key = (declared.name, recipe.size, recipe.aspect, recipe.frames_per_clip)
+        if key not in self._sets:
+            self._sets[key] = load_with_progress(self.data, declared, recipe, self.quiet)
+        return self._sets[key]
+
+
+def make_plans(
+    shelf: Shelf, entry: Entry, declared: Benchmark, out: Path, protocol: str | None,
+    folds: Sequence[int] | None, seeds: int,
+) -> list[Plan]:  # fmt: skip
+    """The runs of one model on one benchmark."""
+    labelled = shelf.get(declared, entry.recipe)
+    name = protocol or next(iter(declared.protocols))
+    place = out / "runs" / declared.name / entry.name
+    return [
+        Plan(entry, declared, name, seed, split, place / f"seed{seed}" / split.name)
+        for seed in range(seeds)
+        for split in choose_folds(labelled.splits(name, seed), folds)
+    ]
+
+
+def _job(shelf: Shelf, plan: Plan) -> Job:
+    labelled = shelf.get(plan.benchmark, plan.entry.recipe)
+    task = TASKS[plan.benchmark.task](labelled, plan.entry.recipe)
+    return Job(task, plan.split, plan.entry.start, plan.protocol, plan.seed)
+
+
+def estimate(shelf: Shelf, plans: Sequence[Plan], device: torch.device) -> float:
+    """Seconds that the unfinished runs will take at most: a few training steps of each model are timed."""
+    total, rates = 0.0, {}
+    for plan in plans:
+        if (plan.folder / "metrics.json").is_file():
+            continue
+        recipe, key = plan.entry.recipe, (plan.entry.name, plan.benchmark.name)
+        if key not in rates:
+            labelled = shelf.get(plan.benchmark, recipe)
+            network = build(
+                plan.entry.start, outputs=len(labelled.classes), size=recipe.size, drop_path=recipe.drop_path
+            ).to(device)
+            rows = np.arange(min(recipe.batch_size, len(labelled)))
+            samples = Samples(
+                torch.from_numpy(labelled.images[rows]).to(device),
+                torch.from_numpy(labelled.targets[rows]).to(device),
+            )
+            rates[key] = measure_rate(network, samples, recipe)
+        # Scoring the validation part costs about a third of training on as many images.
+        per_epoch = len(plan.split.train) + len(plan.split.val) / 3
+        total += recipe.epochs * per_epoch / rates[key]
+    return total
+
+
+def _run_all(shelf: Shelf, plans: Sequence[Plan], device: torch.device, quiet: bool) -> list[dict[str, str]]:
+    failed = []
+    began = time.monotonic()
+    for number, plan in enumerate(plans, 1):
+        label = f"{plan.benchmark.name}, {plan.entry.name}, seed {plan.seed}, {plan.split.name}"
+        try:
+            result = run(_job(shelf, plan), plan.folder, device, quiet)
+        except OpenUSError as error:
+            failed.append({"run": label, "error": str(error)})
+            console.err.print(f"[{number}/{len(plans)}] {label}: {error}", style="red", markup=False)
+            continue
+        if not quiet:
+            score = result["metrics"]["f1_weighted"]["value"]
+            spent = _duration(time.monotonic() - began)
+            console.err.print(
+                f"[{number}/{len(plans)}] {label}: weighted F1 {100 * score:.1f} % ({spent})", markup=False
+            )
+    return failed
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def collect(
+    shelf: Shelf, plans: Sequence[Plan], entries: Sequence[Entry], declared: Sequence[Benchmark],
+    failed: list[dict[str, str]], resamples: int,
+) -> dict[str, Any]:  # fmt: skip
+    """All finished runs as one result: a cell per model and benchmark."""
+    bad = {item["run"] for item in failed}
+    cells: dict[str, dict[str, Any]] = {entry.name: {} for entry in entries}
+    for one in declared:
+        positive = one.classes.index(one.positive) if one.positive else len(one.classes) - 1
+        reference: Runs | None = None
+        for entry in entries:
+            mine = [plan for plan in plans if plan.benchmark is one and plan.entry is entry]
+            labels = [f"{one.name}, {entry.name}, seed {plan.seed}, {plan.split.name}" for plan in mine]
+            if not mine or bad & set(labels):
+                continue
+            seeds = read_predictions(mine, shelf.get(one, entry.recipe))
+            cell = _cell(mine, seeds, positive, resamples)
+            if reference is None and entry is entries[0]:
+                reference = seeds
+            elif reference is not None:
+                found = paired(reference, seeds, positive, resamples)
+                cell["reference_minus_this"] = {name: vars(value) for name, value in found.items()}
+            cells[entry.name][one.name] = cell
+    return {
+        "models": [entry.name for entry in entries],
+        "recipes": {entry.name: entry.recipe.to_dict() for entry in entries},
+        "benchmarks": {
+            one.name: {"title": one.title, "published": dict(one.published), "protocol": _protocol(plans, one)}
+            for one in declared
+        },
+        "cells": cells, "failed": failed, "version": __version__,
+    }  # fmt: skip
+
+
+def _protocol(plans: Sequence[Plan], declared: Benchmark) -> str:
+    return next((plan.protocol for plan in plans if plan.benchmark is declared), "")
+
+
+def _cell(plans: Sequence[Plan], seeds: Runs, positive: int, resamples: int) -> dict[str, Any]:
+    results = [json.loads((plan.folder / "metrics.json").read_text()) for plan in plans]
+    leaks = sum(bool(result["leaks"]) for result in results)
+    return {
+        "runs": len(plans), "folds": len(seeds[0]), "seeds": len(seeds), "over_runs": summary(results),
+        "scores": mean_scores(seeds, positive, resamples), "runs_with_leaks": leaks,
+        "seconds": sum(result["seconds"] for result in results),
+    }  # fmt: skip
+
+
+def read_predictions(plans: Sequence[Plan], labelled: LabelledSet) -> Runs:
+    """Test predictions of each seed, and in it of each fold."""
+    seeds = sorted({plan.seed for plan in plans})
+    return [
+        [test_part(plan.folder, labelled.classes) for plan in plans if plan.seed == seed] for seed in seeds
+    ]
