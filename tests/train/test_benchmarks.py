@@ -40,6 +40,7 @@ def test_gpu_benchmark_at_toy_size(repo: Path, tmp_path: Path) -> None:
     assert "TFLOP/s" in out and json.loads((tmp_path / "gpu.json").read_text()) == line
 
 
+@pytest.mark.long
 def test_step_benchmark_at_toy_size_shows_the_same_loss_first(repo: Path) -> None:
     pytest.importorskip("transformers")
     out, line = run(

@@ -27,7 +27,7 @@ def start(*args: str | Path) -> subprocess.Popen[str]:
 
 
 def command(corpus: Path, run: Path, *more: str) -> list[str | Path]:
-    settings = [part for change in [*TINY, "training.epochs=40", *more] for part in ("--set", change)]
+    settings = [part for change in [*TINY, "training.epochs=20", *more] for part in ("--set", change)]
     return ["pretrain", corpus, "--recipe", "demo", "--out", run, "--quiet", "--device", "cpu", *settings]
 
 
@@ -51,7 +51,7 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]
     run = tmp_path_factory.mktemp("cli") / "run"
     code, out, err = finish(*command(corpus, run), "--json")
     assert code == 0, err
-    assert json.loads(out)["steps"] == 240
+    assert json.loads(out)["steps"] == 120
     return [line["loss"] for line in read_log(run)]
 
 
@@ -69,10 +69,12 @@ def test_stopped_mid_epoch_and_resumed_gives_the_same_losses(
         err,
     )
     reached = len(read_log(run))
-    assert 33 <= reached < 240
+    assert 33 <= reached < 120
     if how != signal.SIGKILL:
         assert json.loads((run / "latest" / "config.json").read_text())["step"] == reached
         assert "saved" in err and "run the same command again" in err and "Traceback" not in err
+    if how == signal.SIGTERM:  # saved by the same path as SIGINT
+        return
     code, _, err = finish(*command(corpus, run))
     assert code == 0, err
     assert [line["loss"] for line in read_log(run)] == whole

@@ -79,12 +79,11 @@ def test_two_processes_then_one_continue_the_same_order(corpus: Path, tmp_path: 
 
 def test_shards_then_copies_then_one(corpus: Path, tmp_path: Path, whole: Lines) -> None:
     run = tmp_path / "run"
-    torchrun(corpus, run, 7, "training.shard=true", "training.ema=0.9")
+    torchrun(corpus, run, 7, "training.shard=true", "training.ema=0.9", "training.micro_batch=2")
     assert (run / "latest" / "sharded" / ".metadata").is_file()
     assert load_state(run / "latest")["sharded"] and not load_state(run / "latest")["moments"]
     assert {v.dtype for v in load_weights(run).state.values()} == {torch.float32}
     torchrun(corpus, run, 10, "training.ema=0.9")
-    torchrun(corpus, run, 13, "training.shard=true", "training.ema=0.9", "training.micro_batch=2")
     pretrain(corpus, load_recipe("demo", [*TINY, "training.ema=0.9"]), run, device="cpu", quiet=True)
     assert_same(lines(run), whole)
     _hostile_metadata_is_refused(corpus, tmp_path)
