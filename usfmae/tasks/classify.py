@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openus.errors import OpenUSError
+from usfmae.tasks.calibrate import Calibration, fit_calibration
 from usfmae.tasks.compare import Predictions, mean_scores
 from usfmae.tasks.metrics import by_group, classification, point_estimates
 from usfmae.tasks.plots import confusion_png
@@ -66,13 +67,16 @@ def class_weights(targets: Ints, classes: int, how: str) -> Tensor:
     return torch.tensor(np.where(counts > 0, weights, 1.0), dtype=torch.float32)
 
 
-def probabilities_of(batches: Batches) -> Floats:
-    """Class probabilities [N, C] of logits [B, C], or [2, B, C] of an image and its mirror image, averaged."""
-    parts = []
-    for outputs, _ in batches:
-        soft = F.softmax(outputs.double(), -1)
-        parts.append((soft.mean(0) if soft.ndim == 3 else soft).cpu().numpy())
-    return np.concatenate(parts)
+def logits_of(batches: Batches) -> tuple[Tensor, Tensor]:
+    """All logits float [N, C], or [2, N, C] with mirror images, and all targets int64 [N]."""
+    outputs, targets = zip(*batches, strict=True)
+    return torch.cat(outputs, dim=outputs[0].ndim - 2), torch.cat(targets)
+
+
+def probabilities_of(logits: Tensor, calibration: Calibration) -> Floats:
+    """Class probabilities float64 [N, C]; those of an image and its mirror image are averaged."""
+    soft = F.softmax(calibration.apply(logits.double()), -1)
+    return np.asarray((soft.mean(0) if soft.ndim == 3 else soft).cpu().numpy(), np.float64)
 
 
 def as_predictions(columns: dict[str, list[Any]], classes: Sequence[str]) -> Predictions:
@@ -91,6 +95,8 @@ class ClassificationTask(Task):
 
     kind = "classification"
     main = "f1_weighted"
+
+    _calibration = Calibration()
 
     @property
     def outputs(self) -> int:
@@ -130,7 +136,11 @@ class ClassificationTask(Task):
         return objective
 
     def evaluate(self, run: Run, split: Split) -> Outcome:
-        probabilities = {part: probabilities_of(run(part)) for part in ("val", "test")}
+        logits = {part: logits_of(run(part)) for part in ("val", "test")}
+        self._calibration = fit_calibration(*logits["val"], self.recipe.calibrate)
+        probabilities = {
+            part: probabilities_of(found, self._calibration) for part, (found, _) in logits.items()
+        }
         listed, leaked = self.leaks(split)
         result = self.report(split.test, probabilities["test"], leaked) | {"leaks": listed}
         columns = {
@@ -176,4 +186,5 @@ class ClassificationTask(Task):
         confusion_png(folder / "confusion.png", np.array(result["confusion"]), self.data.classes, title)
 
     def facts(self) -> dict[str, Any]:
-        return {"kind": "classifier", "positive": self.data.benchmark.positive}
+        calibration = self._calibration.to_json()
+        return {"kind": "classifier", "positive": self.data.benchmark.positive, "calibration": calibration}

@@ -19,6 +19,7 @@ from openus import console
 from openus.errors import DecodeError
 from openus.manifest import CleanSettings, FramePolicy
 from usfmae.model.weights import CONFIG, WEIGHTS, WeightsError
+from usfmae.tasks.calibrate import Calibration
 from usfmae.tasks.files import Grey, Looks, Prepared, message, open_file
 from usfmae.tasks.models import Network, rebuild, refuse_nan
 from usfmae.tasks.training import autocast, pick_device
@@ -77,6 +78,8 @@ class Model:
             mean, deviation = self.config["scale"]
             scaled: torch.Tensor = outputs * deviation + mean
             return scaled
+        if self.kind == "classifier":
+            outputs = Calibration.from_json(self.config.get("calibration")).apply(outputs)
         return F.softmax(outputs, 1)
 
 

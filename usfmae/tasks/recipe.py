@@ -89,6 +89,9 @@ class FinetuneRecipe:
     """Validation score that chooses the epoch; empty: the task's (auroc, mean_auroc, dice, mae); loss always works."""
     tta: Literal["none", "flip"] = "flip"
     """Test-time augmentation: probabilities averaged over the image and its mirror image."""
+    calibrate: Literal["none", "temperature", "vector"] = "vector"
+    """Of a classifier, on the validation part: a temperature, and with `vector` an offset per class, so that
+    neither class weights nor overconfidence decide where the classes divide."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast or float32; auto is bf16 where the hardware multiplies it (GPU, AMX)."""
     resamples: int = 1000
