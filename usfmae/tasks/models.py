@@ -114,7 +114,7 @@ def build(
     """
     if start.timm is not None:
         return _timm_network(start, outputs, size, drop_path, grey)
-    ours = _folder_config(start.weights)
+    ours = read_folder_config(start.weights)
     if ours.get("architecture", {}).get("family") == "timm":
         state = read_tensors(Path(str(start.weights)) / WEIGHTS)
         return from_state(ours, state, str(start.weights), outputs=outputs, size=size, drop_path=drop_path)
@@ -155,7 +155,7 @@ def rebuild(architecture: Mapping[str, Any], input_: Mapping[str, Any], size: in
     return network
 
 
-def _folder_config(weights: str | None) -> dict[str, Any]:
+def read_folder_config(weights: str | None) -> dict[str, Any]:
     """config.json of a checkpoint folder of ours; empty for anything else."""
     if weights is None:
         return {}

@@ -61,9 +61,9 @@ class Model:
         device = self.network.mean.device
         batch = torch.from_numpy(np.stack(images)[:, None]).to(device).float().div_(255)
         with autocast(device, "auto" if device.type == "cuda" else "fp32"):
-            found = self._link(self.network(batch).double())
+            found = self.link(self.network(batch).double())
             if self.config.get("tta") == "flip":
-                mirrored = self._link(self.network(batch.flip(-1)).double())
+                mirrored = self.link(self.network(batch.flip(-1)).double())
                 found = (found + (mirrored.flip(-1) if mirrored.ndim == 4 else mirrored)) / 2
         if self.kind != "segmenter":
             return found.cpu().numpy(), None
@@ -71,7 +71,8 @@ class Model:
         shares = torch.stack([(masks == c + 1).double().mean((1, 2)) for c in range(len(self.classes))], 1)
         return shares.cpu().numpy(), masks.cpu().numpy()
 
-    def _link(self, outputs: torch.Tensor) -> torch.Tensor:
+    def link(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Outputs of the network to probabilities, or to values in the label's unit."""
         if self.kind == "multilabel":
             return torch.sigmoid(outputs)
         if self.kind == "regressor":
