@@ -347,7 +347,7 @@ class Benchmark(_Strict):
     name: Annotated[str, Field(pattern=SLUG)]
     title: str
     set: str
-    task: Literal["classification", "segmentation", "regression"] = "classification"
+    task: Literal["classification", "multilabel", "segmentation", "regression"] = "classification"
     label: str
     classes: tuple[str, ...] = ()
     positive: str | None = None

@@ -59,7 +59,9 @@ def corpus_stats(root: Path, by: str = "source") -> dict[str, Any]:
                 "bytes": int(part["size"].sum()),
             }
         )
-    rejected = read_parquet(root / "manifest" / "rejected.parquet", ["stage", "reason"]).to_pandas(use_threads=False)
+    rejected = read_parquet(root / "manifest" / "rejected.parquet", ["stage", "reason"]).to_pandas(
+        use_threads=False
+    )
     reasons = rejected[rejected["stage"] != "select"]["reason"].value_counts()
     return {
         "rows": sorted(rows, key=lambda row: -row["samples"]),
