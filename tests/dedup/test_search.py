@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openus.dedup.search import collapse, pack, pairs_within
+from openus.dedup.search import choose_plan, collapse, pack, pairs_between, pairs_within
 
 
 def hashes(count: int, seed: int, planted: int = 0) -> np.ndarray:
@@ -60,3 +60,35 @@ def test_collapse_keeps_first_places() -> None:
     assert first.tolist() == [0, 1, 3]
     assert number.tolist() == [0, 1, 0, 2, 1]
     assert pack([data[0].tobytes().hex(), data[1].tobytes().hex()]).tolist() == data[:2].tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 62), st.integers(0, 10_000))
+def test_two_collections_exactly_as_brute_force(radius: int, seed: int) -> None:
+    data = hashes(300, seed, planted=120)
+    queries, index = data[100:], data[:150]
+    table = np.bitwise_count(queries.view(np.uint64)[:, None] ^ index.view(np.uint64)[None]).sum(axis=2)
+    first, second, distance = pairs_between(queries, index, radius)
+    assert list(zip(first, second, strict=True)) == list(zip(*np.nonzero(table <= radius), strict=True))
+    assert (distance == table[first, second]).all()
+
+
+def test_pairs_of_one_group_are_left_out() -> None:
+    data = hashes(40, 1)
+    mine, theirs = np.arange(40) // 2, np.arange(40) % 5
+    first, second, _ = pairs_between(data, data[np.arange(40) ^ 3], 5, query_group=mine, index_group=theirs)
+    expected = [(i, i ^ 3) for i in range(40) if mine[i] != theirs[i ^ 3]]
+    assert 0 < len(expected) < 40
+    assert sorted(zip(first.tolist(), second.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("radius", [0, 12, 31, 50])
+def test_threads_and_plans_change_nothing(radius: int) -> None:
+    data = hashes(3000, 5, planted=900)
+    data[::3, ::2] = data[0, ::2]  # long runs of equal parts
+    alone, together = pairs_within(data, radius), pairs_within(data, radius, threads=3)
+    for one, other in zip(alone, together, strict=True):
+        assert (one == other).all()
+    plans = {choose_plan(count, count, radius) for count in (10, 10**4, 10**7)}
+    assert len(plans) > 1 or radius == 0
+    assert list(zip(*(part.tolist() for part in alone), strict=True)) == brute_force(data, radius)
