@@ -75,11 +75,12 @@ fi
 endef
 
 # A few tests use programs that Python packages do not bring; where these cannot be had, the tests are skipped and
-# say why. The names of the Debian packages are those of the programs.
+# say why. The names of the Debian packages are those of the programs, but for the browser's driver (chromedriver).
 TOOLS := zip openssl
 tools:
 	@missing=""; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	command -v chromedriver >/dev/null || missing="$$missing chromium chromium-driver"; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		{ timeout 120 apt-get update -qq && timeout 300 apt-get install -y -qq --no-install-recommends $$missing; } \
+		{ timeout 120 apt-get update -qq && timeout 600 apt-get install -y -qq --no-install-recommends $$missing; } \
 		>/dev/null 2>&1 || echo "could not install$$missing: the tests that need them will be skipped"; \
 	fi

@@ -273,6 +273,23 @@ def stats(
     views.stats(out, by, as_json)
 
 
+@app.command(short_help="One page to judge a corpus by.", epilog="Example:  openus report openus-46")
+def report(
+    out: CorpusArgument,
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write OUT/report.html: what was found and kept, pictures of each source, duplicates, what to look at.
+
+    The page stands alone and loads nothing; contact sheets as PNG lie in OUT/report. --seed draws other pictures.
+    """
+    set_debug(debug)
+    from openus import views
+
+    views.report(out, seed or 0, as_json)
+
+
 @app.command(
     "add-source",
     short_help="Propose a manifest for a dataset of your own.",

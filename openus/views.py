@@ -341,3 +341,26 @@ def stats(folder: Path, by: str, as_json: bool) -> None:
             "[cyan]rejected[/]: "
             + ", ".join(f"{name} {count:,}" for name, count in result["rejected"].items())
         )
+
+
+def report(folder: Path, seed: int, as_json: bool) -> None:
+    """`openus report`: the page about a corpus."""
+    from openus.report import write_report
+
+    written = write_report(folder, seed)
+    if as_json:
+        print_json(
+            {
+                "page": str(written.page),
+                "bytes": written.bytes,
+                "sheets": [str(path) for path in written.sheets],
+                "pictures": written.pictures,
+                "checks": written.checks,
+            }
+        )
+        return
+    out.print(
+        f"{written.page}: {amount(written.bytes)}, {written.pictures} pictures, {written.checks} things to look at",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,135 @@
+"""Duplicates as the report shows them: clusters with the joins that made them, sources against sources, leaks."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from openus.report.data import Facts
+
+_SAME = "same pixels as "
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Two pictures that are taken for one: `left` was dropped, or stands beside `right` in a held-out set."""
+
+    left: str
+    right: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class Group:
+    """A duplicate cluster: positions of its kept rows, and the joins that lead to pictures that were dropped."""
+
+    kept: list[int] = field(default_factory=list)
+    joins: list[Join] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return len(self.kept) + sum(join.reason != "kept" for join in self.joins)
+
+
+def groups(facts: Facts) -> list[Group]:
+    """The clusters of more than one picture, largest first."""
+    by_key: dict[str, Group] = defaultdict(Group)
+    cluster: list[str] = facts.rows["cluster"].tolist()
+    repeated = facts.rows["cluster"].duplicated(keep=False).to_numpy()
+    for position in repeated.nonzero()[0].tolist():
+        by_key[cluster[position]].kept.append(position)
+    place = dict(zip(facts.rows["name"], range(len(facts.rows)), strict=True))
+    for join in joins(facts):
+        at = place.get(join.right)
+        if at is None:
+            continue
+        group = by_key[cluster[at]]
+        if not group.kept:
+            group.kept.append(at)
+        group.joins.append(join)
+    found = [group for group in by_key.values() if group.size > 1]
+    return sorted(found, key=lambda group: (-group.size, facts.rows["name"].iat[group.kept[0]]))
+
+
+def joins(facts: Facts) -> list[Join]:
+    """What was dropped as a duplicate, and of what."""
+    gone = facts.rejected[facts.rejected["stage"] == "dedup"]
+    found = []
+    for source, member, index, reason, detail in zip(
+        *(gone[name] for name in ("source", "member", "index", "reason", "detail")), strict=True
+    ):
+        right = detail.removeprefix(_SAME) if detail.startswith(_SAME) else _named(detail)
+        found.append(Join(f"{source}/{member}#{index}", right, reason, detail))
+    return found
+
+
+def _named(detail: str) -> str:
+    """The sample that a join names: its last word, by the contract of `rejected.parquet`."""
+    return detail.rsplit(" ", 1)[-1] if detail else ""
+
+
+def matrix(facts: Facts, found: list[Group]) -> tuple[list[str], list[list[int]]]:
+    """Sources that share pictures, and how many pictures of each (row) repeat one of each (column)."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for group in found:
+        first = group.kept[0]
+        owner = str(facts.rows["source"].iat[first])
+        for position in group.kept[1:]:
+            counts[str(facts.rows["source"].iat[position]), owner] += 1
+        for join in group.joins:
+            counts[join.left.split("/", 1)[0], owner] += 1
+    names = [name for name in facts.sources if any(name in pair for pair in counts)]
+    return names, [[counts[row, column] for column in names] for row in names]
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Pictures of a held-out set that are duplicates and should not be: what is wrong, and their rows."""
+
+    set: str
+    what: str
+    rows: tuple[int, ...]
+
+
+def troubles(facts: Facts, found: list[Group]) -> list[Trouble]:
+    """Copies inside a held-out set that lie on both sides of the official split or carry different labels."""
+    rows, bad = facts.rows, []
+    for group in found:
+        held = [at for at in group.kept if rows["set"].iat[at] != "pretrain"]
+        if len(held) < 2:
+            continue
+        name = str(rows["set"].iat[held[0]])
+        splits = sorted({str(rows["split"].iat[at]) for at in held} - {""})
+        if len(splits) > 1:
+            bad.append(
+                Trouble(
+                    name, f"in more than one part of the official split: {', '.join(splits)}", tuple(held)
+                )
+            )
+        for label, values in sorted(_values(facts, held).items()):
+            if len(values) > 1:
+                bad.append(Trouble(name, f"label {label} differs: {', '.join(sorted(values))}", tuple(held)))
+    return bad
+
+
+def _values(facts: Facts, held: list[int]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for at in held:
+        for label, value in facts.labels.get(str(facts.rows["key"].iat[at]), {}).items():
+            if value:
+                found[label].add(value)
+    return found
+
+
+def leaks(facts: Facts) -> pd.DataFrame:
+    """Pretraining samples dropped because a held-out set holds them: source, held-out source, count."""
+    gone = facts.rejected[(facts.rejected["stage"] == "dedup") & (facts.rejected["reason"] == "leak")]
+    table = pd.DataFrame({"source": gone["source"], "of": [_owner(text) for text in gone["detail"]]})
+    return table.value_counts(sort=False).rename("count").reset_index()
+
+
+def _owner(detail: str) -> str:
+    return detail.removeprefix(_SAME).split("/", 1)[0].rsplit(" ", 1)[-1]

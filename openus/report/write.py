@@ -1,0 +1,235 @@
+"""Writing the report: facts and pictures into one page and a folder of contact sheets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from openus.errors import CorpusError
+from openus.report.charts import crop_outline, histogram
+from openus.report.checks import checks, shares
+from openus.report.data import Facts, choose, read_facts, records
+from openus.report.duplicates import Group, groups, leaks, matrix, troubles
+from openus.report.pictures import Shelf, data_uri, sheet, shrink
+from openus.shards.writer import write_bytes
+
+PAGE = "report.html"
+LIMIT = 15_000_000
+"""Bytes that the page must not exceed: mail and browsers take it whole."""
+_TILES = 24  # pictures of a source, where there are few sources
+_ALL_TILES = 1200  # of all sources together
+_LEAST_TILES = 6
+_OUTLINES = 3
+_CLUSTERS = 12
+_CLUSTER_TILES = 6
+_TROUBLES = 12
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the page, its bytes, the contact sheets beside it, pictures in it, things to look at."""
+
+    page: Path
+    bytes: int
+    sheets: tuple[Path, ...]
+    pictures: int
+    checks: int
+
+
+def write_report(root: Path, seed: int = 0) -> Written:
+    """Write `root`/report.html and `root`/report/contact-SOURCE.png; the same bytes for the same corpus and seed.
+
+    Raises:
+        CorpusError: no corpus, a damaged one, or a page above `LIMIT`.
+    """
+    facts = read_facts(root)
+    shelf = Shelf(root, facts.summary)
+    each = max(_LEAST_TILES, min(_TILES, _ALL_TILES // max(1, len(facts.sources))))
+    sources, sheets = [], {}
+    for source in facts.sources:
+        view, tiles = _source(facts, shelf, source, each, seed)
+        sources.append(view)
+        if tiles:
+            sheets[f"contact-{source}.png"] = sheet(tiles)
+    found = groups(facts)
+    bad = troubles(facts, found)
+    todo = checks(facts, bad)
+    names, counts = matrix(facts, found)
+    view = {
+        "title": facts.summary["corpus"].get("title") or facts.summary["corpus"].get("name", root.name),
+        "summary": facts.summary,
+        "sources": sources,
+        "totals": _totals(facts),
+        "checks": todo,
+        "clusters": [_cluster(facts, shelf, group) for group in found[:_CLUSTERS]],
+        "cluster_count": len(found),
+        "matrix": {"names": names, "counts": counts},
+        "leaks": leaks(facts).to_dict("records"),
+        "troubles": [
+            {
+                "set": t.set,
+                "what": t.what,
+                "tiles": [_tile(facts, shelf, at) for at in t.rows[:_CLUSTER_TILES]],
+            }
+            for t in bad[:_TROUBLES]
+        ],
+        "trouble_count": len(bad),
+        "held_out": sorted(set(facts.rows["set"].unique()) - {"pretrain"}),
+    }
+    page = _render(view)
+    if len(page) > LIMIT:
+        raise CorpusError(f"{root / PAGE}: {len(page):,} bytes, more than {LIMIT:,}; please report it")
+    folder = root / "report"
+    for old in folder.glob("contact-*.png"):
+        if old.name not in sheets:
+            old.unlink()
+    for name, data in sheets.items():
+        write_bytes(folder / name, data)
+    write_bytes(root / PAGE, page)
+    pictures = page.count(b"data:image/jpeg;base64,")
+    return Written(root / PAGE, len(page), tuple(folder / name for name in sheets), pictures, len(todo))
+
+
+def _render(view: Mapping[str, Any]) -> bytes:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    return template.render(view).encode()
+
+
+def _totals(facts: Facts) -> dict[str, Any]:
+    rows, summary = facts.rows, facts.summary
+    known = rows[rows["patient"] != ""]
+    clips = rows[rows["clip"] != ""]
+    return {
+        "samples": len(rows),
+        "sources": len(facts.sources),
+        "patients": known.groupby(["source", "patient"]).ngroups,
+        "clips": clips.groupby(["source", "clip"]).ngroups,
+        "bytes": sum(shard["bytes"] for part in summary["sets"].values() for shard in part["shards"]),
+        "refused": int((facts.rejected["stage"] != "select").sum()),
+        "sets": sorted(rows["set"].unique()),
+        "anatomies": sorted(rows["anatomy"].unique()),
+    }
+
+
+def _source(
+    facts: Facts, shelf: Shelf, source: str, count: int, seed: int
+) -> tuple[dict[str, Any], list[Any]]:
+    """What the page shows of one source, and the tiles of its contact sheet."""
+    entry = facts.entry(source)
+    rows = facts.rows[facts.rows["source"] == source]
+    tiles, grey = [], []
+    shown: list[dict[str, Any]] = []
+    outlines: list[dict[str, Any]] = []
+    for row in records(choose(rows, count, seed)):
+        pixels = shelf.picture(row)
+        if pixels is None:
+            continue
+        grey.append(float(pixels.mean()))
+        tile = shrink(pixels)
+        tiles.append(tile)
+        uri = data_uri(tile)
+        shown.append({"uri": uri, **_facts(row)})
+        cropped = tuple(row["sector"][2:]) != (row["source_width"], row["source_height"])
+        if len(outlines) < _OUTLINES and (cropped or row["cleaned_fraction"] > 0):
+            frame = (row["source_width"], row["source_height"])
+            outlines.append({"svg": crop_outline(frame, list(row["sector"]), uri), **_facts(row)})
+    view = {
+        "slug": source,
+        "entry": entry,
+        "anatomy": rows["anatomy"].iloc[0] if len(rows) else "",
+        "tiles": shown,
+        "outlines": outlines,
+        "funnel": _funnel(entry),
+        "charts": _charts(rows, np.asarray(grey)) if len(rows) else [],
+        "flags": _flags(rows),
+        "cut": float(1 - shares(rows).median()) if len(rows) else 0.0,
+        "masked": float(rows["cleaned_fraction"].mean()) if len(rows) else 0.0,
+        "text_boxes": int(rows["text_boxes"].clip(lower=0).sum()),
+    }
+    return view, tiles
+
+
+def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
+    x, y, width, height = (int(value) for value in row["sector"])
+    return {
+        "name": f"{row['member']}#{row['index']}" if row["kind"] != "image" else row["member"],
+        "key": row["key"],
+        "size": f"{row['width']} × {row['height']}",
+        "frame": f"{row['source_width']} × {row['source_height']}",
+        "sector": f"{width} × {height} at ({x}, {y})",
+        "masked": float(row["cleaned_fraction"]),
+        "flags": row["flags"],
+        "set": row["set"],
+        "anatomy": row["anatomy"],
+        "source": row["source"],
+        "split": row["split"],
+    }
+
+
+def _funnel(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Files and frames as shares of what was found: kept, and what went why."""
+    members, frames = entry["members"], entry["frames"]
+    announced = max(1, frames["announced"], frames["decoded"])
+    policy = max(0, frames["announced"] - frames["decoded"])
+    return {
+        "files": {"found": members["found"], "selected": members["selected"]},
+        "files_share": members["selected"] / max(1, members["found"]),
+        "announced": frames["announced"],
+        "decoded": frames["decoded"],
+        "kept": frames["kept"],
+        "kept_share": frames["kept"] / announced,
+        "refused_share": frames["rejected"] / announced,
+        "policy_share": policy / announced,
+        "refused": sorted(
+            ((why, n) for why, n in entry["rejected"].items() if why != "policy"), key=lambda item: -item[1]
+        ),
+    }
+
+
+def _charts(rows: Any, grey: np.ndarray) -> list[tuple[str, str]]:
+    short = np.minimum(rows["source_width"].to_numpy(), rows["source_height"].to_numpy())
+    shape = np.array([box[2] / max(1, box[3]) for box in rows["sector"]])
+    return [
+        ("short side of the source's frames", histogram(short, unit=" px")),
+        (f"mean grey level ({len(grey)} pictures)", histogram(grey)),
+        ("width over height of what was kept", histogram(shape)),
+    ]
+
+
+def _flags(rows: Any) -> list[tuple[str, int, float]]:
+    words: Counter[str] = Counter()
+    for text, count in rows["flags"].value_counts().items():
+        for word in filter(None, str(text).split(",")):
+            words[word] += int(count)
+    return [
+        (word, count, count / len(rows)) for word, count in sorted(words.items(), key=lambda i: (-i[1], i[0]))
+    ]
+
+
+def _tile(facts: Facts, shelf: Shelf, position: int) -> dict[str, Any]:
+    row = records(facts.rows.iloc[[position]])[0]
+    pixels = shelf.picture(row)
+    return {"uri": "" if pixels is None else data_uri(shrink(pixels)), **_facts(row)}
+
+
+def _cluster(facts: Facts, shelf: Shelf, group: Group) -> dict[str, Any]:
+    rows = facts.rows.iloc[group.kept]
+    sources = {*rows["source"], *(join.left.split("/", 1)[0] for join in group.joins)}
+    return {
+        "size": group.size,
+        "tiles": [_tile(facts, shelf, at) for at in group.kept[:_CLUSTER_TILES]],
+        "joins": group.joins[:_CLUSTER_TILES],
+        "more": max(0, len(group.joins) - _CLUSTER_TILES),
+        "sources": sorted(sources),
+        "sets": sorted(set(rows["set"])),
+        "anatomies": sorted(set(rows["anatomy"])),
+    }

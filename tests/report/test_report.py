@@ -1,0 +1,168 @@
+"""The report of a toy corpus with every kind of trouble, looked at through a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from openus.errors import CorpusError
+from openus.report import write_report
+from openus.report.data import choose, read_facts
+from openus.report.duplicates import groups, matrix
+from tests.helpers import toys
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    manifests, inputs = toys.write_manifests(folder / "manifests"), toys.write_inputs(folder / "inputs")
+    out = folder / "corpus"
+    done = toys.run(toys.command(out, manifests, inputs, "--workers", "0"))
+    assert done.returncode == 0, done.stderr
+    written = write_report(out)
+    assert written.page == out / "report.html" and written.bytes < 15_000_000
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    page = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield page
+    page.quit()
+
+
+def _visible(page: Any, selector: str) -> list[str]:
+    script = (
+        "return [...document.querySelectorAll(arguments[0])].filter(e => e.offsetParent !== null)"
+        ".map(e => e.dataset.source)"
+    )
+    found: list[str] = page.execute_script(script, selector)
+    return found
+
+
+def _choose(page: Any, name: str, value: str) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    Select(page.find_element("id", name)).select_by_visible_text(value)
+
+
+def test_a_browser_shows_it_whole(corpus: Path, browser: Any) -> None:
+    browser.get((corpus / "report.html").as_uri())
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('img[src]')].map(e => e.naturalWidth)"
+    )
+    assert len(sizes) > 40 and min(sizes) > 0
+    assert browser.get_log("browser") == []
+    assert _visible(browser, "tr.funnel") == ["toy-images", "toy-clips", "toy-bench"]
+    for element in browser.find_elements("css selector", "nav a"):
+        anchor = element.get_attribute("href").rsplit("#", 1)[1]
+        assert browser.find_elements("id", anchor)
+
+
+def test_filters_leave_what_was_asked_for(corpus: Path, browser: Any) -> None:
+    browser.get((corpus / "report.html").as_uri())
+    _choose(browser, "source", "toy-clips")
+    assert _visible(browser, "tr.funnel") == ["toy-clips"]
+    assert set(_visible(browser, "section.source[data-f]")) == {"toy-clips"}
+    assert browser.find_element("id", "shown").text == "1 of 3 sources"
+    _choose(browser, "source", "all")
+    _choose(browser, "set", "bench")
+    assert _visible(browser, "tr.funnel") == ["toy-bench"]
+    assert set(_visible(browser, ".check[data-source]")) <= {"toy-bench"}
+    _choose(browser, "set", "all")
+    _choose(browser, "anatomy", "liver")
+    assert _visible(browser, "tr.funnel") == ["toy-images"]
+    _choose(browser, "anatomy", "all")
+    assert len(_visible(browser, "tr.funnel")) == 3
+    assert browser.get_log("browser") == []
+
+
+def test_a_touched_picture_tells_its_facts(corpus: Path, browser: Any) -> None:
+    browser.get((corpus / "report.html").as_uri())
+    first = browser.find_element("css selector", "section .tile")
+    browser.execute_script("arguments[0].click()", first)
+    dialog = browser.find_element("id", "zoom")
+    assert dialog.is_displayed()
+    assert first.get_attribute("data-name") in dialog.text
+    assert browser.execute_script("return document.querySelector('#zoom img').naturalWidth") > 0
+
+
+def test_it_fits_a_phone(corpus: Path, browser: Any) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True},
+    )
+    browser.get((corpus / "report.html").as_uri())
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert wide <= 390
+
+
+def test_it_loads_nothing(corpus: Path) -> None:
+    text = (corpus / "report.html").read_text()
+    addresses = set(re.findall(r"""(?:src|href|action|data)\s*=\s*["']([^"'#][^"']*)""", text))
+    assert addresses and all(address.startswith("data:") for address in addresses)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|https?://(?!example\.org)", text)
+
+
+def test_duplicates_and_leaks_are_named(corpus: Path) -> None:
+    facts = read_facts(corpus)
+    names, counts = matrix(facts, groups(facts))
+    found = {(names[i], names[j]): n for i, line in enumerate(counts) for j, n in enumerate(line) if n}
+    assert found == {
+        ("toy-images", "toy-images"): 1,
+        ("toy-images", "toy-bench"): 1,
+        ("toy-clips", "toy-clips"): 6,
+    }
+    text = (corpus / "report.html").read_text()
+    assert "toy-images/pictures/leaked.png#0" in text and "toy-images/pictures/repeat.png#0" in text
+
+
+def test_sheets_hold_the_pictures(corpus: Path) -> None:
+    sheets = {path.name: path for path in (corpus / "report").iterdir()}
+    assert sheets.keys() == {f"contact-{slug}.png" for slug in ("toy-images", "toy-clips", "toy-bench")}
+    with Image.open(sheets["contact-toy-bench.png"]) as sheet:
+        assert sheet.mode == "L" and sheet.getextrema()[1] > 200
+
+
+def test_other_patients_come_first(corpus: Path) -> None:
+    rows = read_facts(corpus).rows
+    bench = rows[rows["source"] == "toy-bench"]
+    for seed in range(5):
+        assert choose(bench, 8, seed)["patient"].nunique() == 8
+    first, other = choose(bench, 8, 0), choose(bench, 8, 1)
+    assert set(first["key"]) != set(other["key"])
+    assert list(choose(bench, 8, 0)["key"]) == list(first["key"])
+
+
+def test_the_same_bytes_again(corpus: Path) -> None:
+    before = toys.digests(corpus)
+    command = [sys.executable, "-m", "openus.cli", "report", str(corpus), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    said = json.loads(done.stdout)
+    assert said["bytes"] == (corpus / "report.html").stat().st_size
+    assert toys.digests(corpus) == before
+
+
+def test_no_corpus_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no such folder"):
+        write_report(tmp_path / "nowhere")
