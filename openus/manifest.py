@@ -277,6 +277,8 @@ class CleanSettings(_Strict):
     doppler: Literal["keep", "drop", "mask"] = "keep"
     """Frames with colour Doppler: kept as they are, rejected, or with the colour masked (level ``full``).
     They are flagged in any case."""
+    doppler_share: float = Field(default=0.005, ge=0, le=1)
+    """Share of the picture in coloured areas (not lines) from which a frame counts as colour Doppler."""
     fill: Literal["local", "inpaint"] = "local"
     """What masked pixels become: the average of the tissue round them, or OpenCV's inpainting, which invents."""
     max_altered: float = Field(default=0.25, ge=0, le=1)

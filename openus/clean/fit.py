@@ -15,13 +15,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from openus.clean.shapes import Floats, arc, at_height, cut, meeting
+from openus.clean.shapes import Floats, arc, at_height, cut, meeting, on_circle
 from openus.decode.frame import Pixels
 
 SectorKind = Literal["convex", "linear", "phased", "trapezoid", "other", "full"]
 
 _SAMPLED = 24  # points of a side whose pairs propose lines
 _NEAR = 1.25  # pixels from a line to count for it
+_CENTRES = (
+    0.0,
+    -0.3,
+    -0.6,
+    -1.0,
+    -1.5,
+    -2.5,
+)  # of a bottom arc, as shares of the way from the apex down to it
 _UPRIGHT = 0.06  # tangent of the greatest lean of an upright side
 
 
@@ -40,16 +48,18 @@ class Rim:
     def of(cls, part: Pixels, lit: Pixels) -> Rim:
         """From the solid part of a picture, and what is lit at most a few pixels round it (its corners, say)."""
         near = cv2.dilate(part, np.ones((9, 9), np.uint8))
-        grown = cv2.bitwise_and(near, cv2.bitwise_or(lit, part))
+        # Whether, not how much: numpy finds the first True of a row without reading on.
+        grown = np.asarray(cv2.bitwise_and(near, cv2.bitwise_or(lit, part)), np.uint8) > 0
+        turned = np.ascontiguousarray(grown.T)
         height, width = part.shape
-        rows, columns = np.flatnonzero(grown.max(axis=1)), np.flatnonzero(grown.max(axis=0))
+        rows, columns = np.flatnonzero(grown.any(axis=1)), np.flatnonzero(turned.any(axis=1))
         return cls(
             rows.astype(np.float32),
             grown.argmax(axis=1)[rows].astype(np.float32),
             (width - 1 - grown[:, ::-1].argmax(axis=1)[rows]).astype(np.float32),
             columns.astype(np.float32),
-            grown.argmax(axis=0)[columns].astype(np.float32),
-            (height - 1 - grown[::-1].argmax(axis=0)[columns]).astype(np.float32),
+            turned.argmax(axis=1)[columns].astype(np.float32),
+            (height - 1 - turned[:, ::-1].argmax(axis=1)[columns]).astype(np.float32),
         )
 
 
@@ -84,12 +94,19 @@ def side(rows: Floats, ends: Floats, outward: int) -> tuple[Floats, float] | Non
 
 
 def level(values: Floats, outward: int) -> tuple[float, float]:
-    """The value that most agree on within a pixel (the outermost of like support), and their share."""
-    candidates = np.unique(np.rint(values))
-    votes = np.count_nonzero(np.abs(values[None, :] - candidates[:, None]) < _NEAR, axis=1)
-    good = candidates[votes >= 0.9 * votes.max()]
-    chosen = float(good.max() if outward > 0 else good.min())
-    return chosen, float(np.mean(np.abs(values - chosen) < _NEAR))
+    """The whole number that most agree on within a pixel (the outermost of like support), and their share."""
+    whole = np.rint(values).astype(np.int64)
+    low = int(whole.min()) - 1
+    counts = np.bincount(whole - low, minlength=3)
+    votes = counts.copy()
+    votes[1:] += counts[:-1]
+    votes[:-1] += counts[1:]
+    # The window of three round the outermost such number holds it at its rim: its own count decides.
+    good = np.flatnonzero((votes >= 0.9 * votes.max()) & (counts >= 0.3 * counts.max()))
+    if len(good) == 0:
+        good = np.array([int(votes.argmax())])
+    chosen = int(good[-1] if outward > 0 else good[0])
+    return float(low + chosen), float(votes[chosen]) / len(values)
 
 
 def fit_fan(rim: Rim, shape: tuple[int, ...]) -> tuple[SectorKind, Floats] | None:
@@ -109,33 +126,36 @@ def fit_fan(rim: Rim, shape: tuple[int, ...]) -> tuple[SectorKind, Floats] | Non
     (lx, ly), (rx, ry) = left[1] - left[0], right[1] - right[0]
     if lx > -_UPRIGHT * ly or rx < _UPRIGHT * ry:  # they must open downwards
         return None
-    start, end = float(np.arctan2(lx, ly)), float(np.arctan2(rx, ry))
     apex = meeting(left, right)
-    inner = (rim.columns - apex[0] > np.tan(start) * 0.8 * (rim.last - apex[1])) & (
-        rim.columns - apex[0] < np.tan(end) * 0.8 * (rim.last - apex[1])
+    inner = (rim.columns - apex[0] > 0.8 * lx / ly * (rim.last - apex[1])) & (
+        rim.columns - apex[0] < 0.8 * rx / ry * (rim.last - apex[1])
     )
     face = (rim.columns > left[0, 0]) & (rim.columns < right[0, 0])
     if np.count_nonzero(inner) < 8:
         return None
-    bottom = _bottom(rim, inner, apex, (start, end))
+    bottom = _bottom(rim, inner, apex, (left, right))
     kind, top = _top(rim, face, apex, left, right, float(np.hypot(*(bottom[len(bottom) // 2] - apex))))
     return kind, _window(np.concatenate([top, bottom]), rim)
 
 
 def _bottom(
-    rim: Rim, inner: NDArray[np.bool_], apex: tuple[float, float], span: tuple[float, float]
+    rim: Rim, inner: NDArray[np.bool_], apex: tuple[float, float], sides: tuple[Floats, Floats]
 ) -> Floats:
-    """From right to left: an arc round the apex, or the straight edge of a display window."""
+    """From right to left: an arc round the apex, a flatter one (lines from a flat face), or a level edge."""
     x, y = rim.columns[inner], rim.last[inner]
-    radius, round_share = level(np.hypot(x - apex[0], y - apex[1]), 1)
     straight, flat_share = level(y, 1)
-    if max(round_share, flat_share) < 0.2:  # a faint end: nothing lit is cut
-        radius = float(np.hypot(x - apex[0], y - apex[1]).max())
-    elif flat_share > round_share + 0.1:
-        radius = (straight - apex[1]) / np.cos(max(-span[0], span[1]))
-        rim_points = arc(apex, radius, span[1], span[0])
-        return np.stack([rim_points[:, 0], np.minimum(rim_points[:, 1], straight)], axis=1)
-    return arc(apex, radius, span[1], span[0])
+    depth = straight - apex[1]
+    found = [(level(np.hypot(x - apex[0], y - apex[1] - f * depth), 1), f * depth) for f in _CENTRES]
+    # The apex is the likely centre: another has to explain clearly more.
+    (radius, share), lower = max(found, key=lambda item: item[0][1] + (0.1 if item[1] == 0 else 0))
+    if max(share, flat_share) < 0.2:  # a faint end: nothing lit is cut
+        radius, lower = float(np.hypot(x - apex[0], y - apex[1]).max()), 0.0
+    elif flat_share > share + 0.1:
+        return np.array([at_height(sides[1], straight), at_height(sides[0], straight)], np.float32)
+    centre = (apex[0], apex[1] + lower)
+    ends = [on_circle(edge, centre, radius) for edge in (sides[1], sides[0])]
+    start, end = (float(np.arctan2(px - centre[0], py - centre[1])) for px, py in ends)
+    return arc(centre, radius, start, end)
 
 
 def _top(
@@ -183,7 +203,7 @@ def fit_rectangle(rim: Rim, work: Pixels, floor: int) -> Floats | None:
     height, width = work.shape
     left, left_share = level(rim.left, -1)
     right, right_share = level(rim.right, 1)
-    if min(left_share, right_share) < 0.4:
+    if min(left_share, right_share) < 0.3:
         return None
     top, top_share = level(rim.first, -1)
     bottom, bottom_share = level(rim.last, 1)
@@ -200,4 +220,6 @@ def fit_rectangle(rim: Rim, work: Pixels, floor: int) -> Floats | None:
         y0 = 0
     if bottom_share < 0.4 or np.mean(inside[-4:].mean(axis=0) > lit) < 0.5:
         y1 = height - 1
-    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float32)
+    # The corners stand for whole pixels, of which a frame many times larger keeps all parts.
+    a, b, c, d = x0 - 0.25, y0 - 0.25, x1 + 0.25, y1 + 0.25
+    return np.array([[a, b], [c, b], [c, d], [a, d]], np.float32)

@@ -14,7 +14,9 @@ import cv2
 import numpy as np
 
 from openus.clean.evidence import look
+from openus.clean.fill import fill
 from openus.clean.grey import lit_fraction, resize_short_side, to_grey
+from openus.clean.marks import Colour, coloured
 from openus.clean.plan import Plan, make_plan
 from openus.clean.quality import quality_flags
 from openus.clean.sector import whole
@@ -83,7 +85,23 @@ def clean_frame(pixels: Pixels, settings: CleanSettings, plan: Plan | None = Non
         else:
             plan = make_plan([pixels], settings, _NO_META)
     x, y, w, h = plan.sector.box
-    grey = to_grey(pixels[y : y + h, x : x + w])
+    crop = pixels[y : y + h, x : x + w]
+    flags = list(plan.flags)
+    colour = coloured(crop) if settings.level != "none" else None
+    flags += _colour_flags(colour, settings)
+    if "colour-doppler" in flags and settings.doppler == "drop":
+        assert colour is not None
+        return Refused("colour-doppler", f"{colour.filled:.2%} of the picture are areas in colour")
+    grey = to_grey(crop)
+    fraction = 0.0
+    if settings.level == "full":
+        hidden = _hidden(plan, colour, flags, settings)
+        if hidden is not None:
+            masked = cv2.countNonZero(hidden)
+            fraction = masked / (w * h if plan.inside is None else max(1, cv2.countNonZero(plan.inside)))
+            if fraction > settings.max_altered:
+                return Refused("altered", f"{fraction:.1%} of the sector would be masked")
+            grey = fill(grey, hidden, settings.fill)
     if plan.inside is not None:
         grey = np.asarray(cv2.bitwise_and(grey, plan.inside), np.uint8)
     lit = lit_fraction(grey, settings.dark_level)
@@ -91,5 +109,27 @@ def clean_frame(pixels: Pixels, settings: CleanSettings, plan: Plan | None = Non
         return Refused("dark", f"{lit:.4%} of pixels above grey level {settings.dark_level}")
     size = None if settings.size == "native" else settings.size
     small = resize_short_side(grey, size, settings.filter)
-    flags = [*plan.flags, *quality_flags(small, settings.quality)]
-    return Cleaned(small, plan.sector.box, 0.0, plan.text_boxes, tuple(sorted(flags)))
+    flags += quality_flags(small, settings.quality)
+    return Cleaned(small, plan.sector.box, fraction, plan.text_boxes, tuple(sorted(flags)))
+
+
+def _colour_flags(colour: Colour | None, settings: CleanSettings) -> list[str]:
+    if colour is None:
+        return []
+    if colour.tinted:
+        return ["tinted"]
+    if colour.filled > settings.doppler_share:
+        return ["colour-doppler"]
+    return ["coloured-marks"] if colour.share > 2e-4 else []
+
+
+def _hidden(plan: Plan, colour: Colour | None, flags: list[str], settings: CleanSettings) -> Pixels | None:
+    """uint8 [h, w] of the crop, non-zero where this frame is to be masked; None where nothing is."""
+    hide_colour = "coloured-marks" in flags or ("colour-doppler" in flags and settings.doppler == "mask")
+    if colour is None or not hide_colour:
+        return plan.marked
+    # Coding blurs colour more than brightness: what surrounds a coloured line is shaded by it.
+    wide = np.asarray(cv2.dilate(colour.mask, np.ones((5, 5), np.uint8)), np.uint8)
+    if plan.inside is not None:
+        wide = np.asarray(cv2.bitwise_and(wide, plan.inside), np.uint8)
+    return wide if plan.marked is None else np.asarray(cv2.bitwise_or(wide, plan.marked), np.uint8)

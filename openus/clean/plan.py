@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 
 from openus.clean.evidence import Evidence, gather
+from openus.clean.marks import find_calipers
 from openus.clean.quality import panel_seam
 from openus.clean.regions import around, tissue_regions
-from openus.clean.sector import WORK, Sector, find_sector, whole
+from openus.clean.sector import Sector, find_sector, shrink, whole
 from openus.clean.shapes import Box
+from openus.clean.text import find_text, may_hold_text, text_mask
 from openus.decode.frame import Pixels
 from openus.manifest import CleanSettings
 
@@ -46,10 +48,26 @@ def make_plan(frames: Sequence[Pixels], settings: CleanSettings, meta: Mapping[s
     flags = [] if sector.kind == "full" else [f"sector-{sector.kind}"]
     if sector.panels > 1:
         flags.append(f"panels-{sector.panels}")
-    elif panel_seam(_small(_crop(evidence.mean, sector.box))):
+    elif panel_seam(shrink(_crop(evidence.mean, sector.box))[0]):
         flags.append("panels-2")
     inside = None if sector.kind == "full" else sector.mask()
-    return Plan(sector, inside, flags=tuple(flags))
+    plan = Plan(sector, inside, flags=tuple(flags))
+    return _with_marks(plan, evidence) if settings.level == "full" else plan
+
+
+def _with_marks(plan: Plan, evidence: Evidence) -> Plan:
+    """Add the static text and calipers inside the sector to a plan."""
+    still, mean = (np.ascontiguousarray(_crop(p, plan.sector.box)) for p in (evidence.still, evidence.mean))
+    if plan.inside is not None:
+        # Grey outside: text there is not counted, and the outline of a sector on black misleads the detector.
+        outside = plan.inside == 0
+        still[outside] = mean[outside] = int(np.median(mean[~outside]))
+    boxes = find_text(mean) if may_hold_text(still) else []
+    marked = cv2.bitwise_or(text_mask(mean, boxes), find_calipers(still))
+    if plan.inside is not None:
+        marked = cv2.bitwise_and(marked, plan.inside)
+    some = np.asarray(marked, np.uint8) if cv2.countNonZero(marked) else None
+    return replace(plan, marked=some, text_boxes=len(boxes))
 
 
 def locate(peak: Pixels, meta: Mapping[str, str], frames: int = 1) -> Sector:
@@ -75,13 +93,3 @@ def locate(peak: Pixels, meta: Mapping[str, str], frames: int = 1) -> Sector:
 def _crop(pixels: Pixels, box: Box) -> Pixels:
     x, y, w, h = box
     return pixels[y : y + h, x : x + w]
-
-
-def _small(pixels: Pixels) -> Pixels:
-    height, width = pixels.shape
-    scale = min(1.0, WORK / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-__all__ = ["Evidence", "Plan", "locate", "make_plan"]

@@ -24,12 +24,15 @@ from openus.clean.fit import Rim, SectorKind, fit_fan, fit_rectangle
 from openus.clean.shapes import Box, Floats, clip_box, inside_fraction
 from openus.decode.frame import Pixels
 
-WORK = 320  # long side of the picture that is looked at
-THIN = 15  # what is thinner than so many of its pixels (5 %) is no sector
+Labels = NDArray[np.int32]
+
+WORK = 400  # greatest long side of the picture that is looked at
+THIN = 15  # what is thinner than so many of its pixels (4 to 8 %) is no sector
 _DARKEST_SIDE = 64  # a background brighter than this is no background
 # Grey levels above the background that count as lit. Coding noise round a sharp edge can reach the lower one,
 # so it comes first only where many frames tell faint tissue from noise.
 _MARGINS = {True: (4, 9), False: (9, 4)}
+_SLACK = 0.2  # pixels of the work picture by which a fitted side may be wrong
 _NEARLY_ALL = 0.97  # a sector that covers so much of the frame is the frame
 
 
@@ -41,12 +44,14 @@ class Sector:
     outline: float32 [N, 2], x and y of its corners in pixels of the frame, in order.
     box:   x, y, width, height of the part of the frame to keep.
     panels: how many pictures stand side by side in the frame.
+    margin: pixels by which the mask is wider than the outline, for what the fit may be wrong by.
     """
 
     kind: SectorKind
     outline: Floats
     box: Box
     panels: int = 1
+    margin: int = 0
 
     def mask(self) -> Pixels:
         """uint8 [height, width] of the box: 255 inside the sector, 0 outside."""
@@ -54,6 +59,9 @@ class Sector:
         canvas = np.zeros((h, w), np.uint8)
         points = np.rint((self.outline - np.array([x, y], np.float32)) * 16).astype(np.int32)
         cv2.fillPoly(canvas, [points], 255, lineType=cv2.LINE_8, shift=4)
+        if self.margin:
+            around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * self.margin + 1, 2 * self.margin + 1))
+            return np.asarray(cv2.dilate(canvas, around), np.uint8)
         return canvas
 
 
@@ -66,11 +74,8 @@ def whole(height: int, width: int, panels: int = 1) -> Sector:
 def find_sector(peak: Pixels, frames: int = 1) -> Sector:
     """Find the sector in the peak projection uint8 [H, W] of so many frames of a clip, or in a single picture."""
     height, width = peak.shape
-    scale = min(1.0, WORK / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    work = (
-        peak if scale == 1.0 else np.asarray(cv2.resize(peak, size, interpolation=cv2.INTER_AREA), np.uint8)
-    )
+    work, factor = shrink(peak)
+    size = (work.shape[1], work.shape[0])
     floor = background(work)
     if floor is None or min(size) < 2 * THIN:
         return whole(height, width)
@@ -93,7 +98,18 @@ def find_sector(peak: Pixels, frames: int = 1) -> Sector:
     ratio = np.array([width / size[0], height / size[1]], np.float32)
     full = np.asarray((outline + 0.5) * ratio - 0.5, np.float32)
     kind: SectorKind = kinds[0] if len(parts) == 1 else "other"
-    return Sector(kind, full, clip_box(full, height, width), len(parts))
+    margin = round(_SLACK * factor)
+    return Sector(kind, full, clip_box(full, height, width, margin), len(parts), margin)
+
+
+def shrink(pixels: Pixels) -> tuple[Pixels, int]:
+    """uint8 [H, W] averaged over squares of so many pixels that its long side is at most `WORK`."""
+    height, width = pixels.shape
+    factor = -(-max(height, width) // WORK)
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    if factor == 1:
+        return pixels, 1
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8), factor
 
 
 def background(work: Pixels) -> int | None:
@@ -139,17 +155,22 @@ def _parts(solid: Pixels) -> list[Pixels]:
             parts.append([int(label)])
         elif len(parts) == 1 and _below(stats[label], stats[first]):
             parts[0].append(int(label))  # the same picture, cut by a shadow
-    return [np.isin(labels, part).astype(np.uint8) for part in parts]
+    return [_chosen(np.asarray(labels, np.int32), part) for part in parts]
 
 
-def _beside(one: NDArray[np.int32], other: NDArray[np.int32]) -> bool:
+def _chosen(labels: Labels, part: list[int]) -> Pixels:
+    chosen = labels == part[0] if len(part) == 1 else np.isin(labels, part)
+    return np.asarray(chosen, np.uint8)
+
+
+def _beside(one: Labels, other: Labels) -> bool:
     """Bounding boxes (x, y, w, h, …) that share rows but no columns."""
     apart = one[0] >= other[0] + other[2] or other[0] >= one[0] + one[2]
     rows = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
     return bool(apart and rows > 0.5 * min(one[3], other[3]))
 
 
-def _below(one: NDArray[np.int32], other: NDArray[np.int32]) -> bool:
+def _below(one: Labels, other: Labels) -> bool:
     """Under the other within a tenth of its height, and within its columns: a title bar is above, or wider."""
     near = 0 <= one[1] - other[1] - other[3] <= 0.1 * other[3]
     return bool(near and one[0] >= other[0] - 5 and one[0] + one[2] <= other[0] + other[2] + 5)

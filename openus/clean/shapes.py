@@ -19,10 +19,10 @@ def arc(apex: tuple[float, float], radius: float, start: float, end: float, poin
     )
 
 
-def clip_box(outline: Floats, height: int, width: int) -> Box:
-    """The smallest box of whole pixels inside the frame that holds the outline."""
-    low = np.maximum(np.floor(outline.min(axis=0)), 0).astype(int)
-    high = np.minimum(np.ceil(outline.max(axis=0)), [width - 1, height - 1]).astype(int)
+def clip_box(outline: Floats, height: int, width: int, margin: int = 0) -> Box:
+    """The smallest box of whole pixels inside the frame that holds the outline and a margin round it."""
+    low = np.maximum(np.rint(outline.min(axis=0)) - margin, 0).astype(int)
+    high = np.minimum(np.rint(outline.max(axis=0)) + margin, [width - 1, height - 1]).astype(int)
     return int(low[0]), int(low[1]), int(high[0] - low[0] + 1), int(high[1] - low[1] + 1)
 
 
@@ -52,12 +52,25 @@ def cut(outline: Floats, x: float, keep: int) -> Floats:
 
     After I. E. Sutherland and G. W. Hodgman, "Reentrant polygon clipping", CACM 17 (1974) 32.
     """
+    if not np.isfinite(x):
+        return outline
     points: list[tuple[float, float]] = []
-    for here, after in zip(outline, np.roll(outline, -1, axis=0), strict=True):
-        inside, follows = keep * (here[0] - x) >= 0, keep * (after[0] - x) >= 0
+    corners = outline.tolist()
+    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
+        inside, follows = keep * (x0 - x) >= 0, keep * (x1 - x) >= 0
         if inside:
-            points.append((float(here[0]), float(here[1])))
+            points.append((x0, y0))
         if inside != follows:
-            t = (x - here[0]) / (after[0] - here[0])
-            points.append((float(x), float(here[1] + t * (after[1] - here[1]))))
+            points.append((x, y0 + (x - x0) / (x1 - x0) * (y1 - y0)))
     return np.array(points, np.float32).reshape(-1, 2)
+
+
+def on_circle(edge: Floats, centre: tuple[float, float], radius: float) -> tuple[float, float]:
+    """Where the line through two points float32 [2, 2], followed downwards, leaves a circle; its nearest point
+    to the centre where it misses it."""
+    step = (edge[1] - edge[0]) / np.hypot(*(edge[1] - edge[0]))
+    away = edge[0] - np.array(centre)
+    along = -float(away @ step)
+    rest = radius**2 - float(away @ away) + along**2
+    t = along + np.sqrt(max(0.0, rest))
+    return float(edge[0, 0] + t * step[0]), float(edge[0, 1] + t * step[1])

@@ -52,7 +52,7 @@ def test_other_sizes_and_jpeg(kind: ProbeKind, scale: float) -> None:
     )
     truth = cv2.resize(shown.sector.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     iou, name = overlap(pixels, truth)
-    assert iou >= 0.95 and name == kind
+    assert iou >= (0.93 if scale < 1 else 0.96) and name == kind  # a pixel is 2 % of a small one
 
 
 def test_a_sector_cut_by_the_frame_keeps_its_corners() -> None:

@@ -1,0 +1,129 @@
+"""Burned-in text: where it is (never what it says), and which pixels are its strokes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import cv2
+import numpy as np
+
+from openus.clean.shapes import Box
+from openus.decode.frame import Pixels
+from openus.errors import MissingExtraError
+
+SHORT_SIDE = 480  # the detector sees smaller pictures enlarged to this short side: small letters need it
+_STROKE = 9  # nothing thinner than so many pixels survives an opening of this size: letters, but also speckle
+_CONTRAST = 35  # grey levels of a stroke above what the opening leaves
+_TALLEST = 0.12  # of the picture's short side: no lettering is higher
+_FEW = 12  # pixels of stroke; one letter has more
+
+
+def strokes(pixels: Pixels) -> Pixels:
+    """Thin bright structures of uint8 [H, W] (white top-hat above `_CONTRAST`), 0 or 255."""
+    hat = cv2.morphologyEx(pixels, cv2.MORPH_TOPHAT, np.ones((_STROKE, _STROKE), np.uint8))
+    return np.asarray(cv2.threshold(hat, _CONTRAST, 255, cv2.THRESH_BINARY)[1], np.uint8)
+
+
+def may_hold_text(still: Pixels) -> bool:
+    """The cheap test: whether anything in uint8 [H, W] is as thin, as bright, and as still as a letter."""
+    return cv2.countNonZero(strokes(still)) >= _FEW
+
+
+def find_text(pixels: Pixels) -> list[Box]:
+    """Boxes of text in uint8 [H, W], by the detector of PP-OCR that travels with `rapidocr`; nothing is read.
+
+    M. Liao et al., "Real-time scene text detection with differentiable binarization", AAAI 2020.
+
+    Raises:
+        MissingExtraError: `rapidocr` or `onnxruntime` is not installed.
+    """
+    if min(pixels.shape) < 8:
+        return []
+    found = _detector()(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), use_det=True, use_cls=False, use_rec=False)
+    if found.boxes is None:
+        return []
+    height, width = pixels.shape
+    boxes = []
+    for corners in np.asarray(found.boxes, np.float64):
+        low, high = np.floor(corners.min(axis=0)).astype(int), np.ceil(corners.max(axis=0)).astype(int)
+        x0, y0 = max(0, int(low[0])), max(0, int(low[1]))
+        x1, y1 = min(width, int(high[0]) + 1), min(height, int(high[1]) + 1)
+        if _plausible(pixels, (x0, y0, x1 - x0, y1 - y0)):
+            boxes.append((x0, y0, x1 - x0, y1 - y0))
+    return sorted(boxes)
+
+
+def _plausible(pixels: Pixels, box: Box) -> bool:
+    """The detector at times takes the whole picture, or a lesion, for a letter: lettering is small and has strokes."""
+    x, y, w, h = box
+    if w < 3 or h < 3 or min(w, h) > max(_TALLEST * min(pixels.shape), 24):
+        return False
+    share = np.mean(strokes(pixels[max(0, y - 8) : y + h + 8, max(0, x - 8) : x + w + 8]) > 0)
+    return bool(0.02 <= share <= 0.9)
+
+
+@functools.cache
+def _detector() -> Any:
+    try:
+        import onnxruntime  # noqa: F401 - rapidocr does not say in words that it is missing
+        from rapidocr import RapidOCR
+    except ImportError as error:
+        raise MissingExtraError(error.name or "rapidocr", "text", "cleaning at level 'full'") from error
+    threads = "EngineConfig.onnxruntime.{}_op_num_threads"
+    return RapidOCR(
+        params={
+            "Global.log_level": "critical",
+            "Global.use_cls": False,
+            "Global.use_rec": False,
+            "Det.limit_type": "min",
+            "Det.limit_side_len": SHORT_SIDE,
+            # One thread: workers are processes, and sums in another order would move a box.
+            threads.format("intra"): 1,
+            threads.format("inter"): 1,
+        }
+    )
+
+
+def text_mask(pixels: Pixels, boxes: list[Box]) -> Pixels:
+    """uint8 [H, W], 255 on the letters in `boxes` and the pixel or two round them that their edge shades.
+
+    Where letters cannot be told from what is behind them (white on white), the whole box is masked.
+    """
+    mask = np.zeros_like(pixels)
+    for box in boxes:
+        x, y, w, h = _padded(box, pixels.shape)
+        region = pixels[y : y + h, x : x + w]
+        mask[y : y + h, x : x + w] |= _letters(region, _surround(pixels, (x, y, w, h)))
+    return mask
+
+
+def _letters(region: Pixels, surround: Pixels) -> Pixels:
+    """The letters in one box, 0 or 255, by the grey level that tells them from the surround."""
+    if surround.size == 0:
+        return np.full_like(region, 255)
+    typical, bright = (float(value) for value in np.quantile(surround, [0.5, 0.97]))
+    ink = float(np.quantile(region, 0.98))
+    if ink < bright + 15:
+        return np.full_like(region, 255)
+    limit = max(typical + 0.3 * (ink - typical), min(bright, typical + 0.6 * (ink - typical)))
+    letters = cv2.threshold(region, limit, 255, cv2.THRESH_BINARY)[1]
+    wide = np.asarray(cv2.dilate(letters, np.ones((5, 5), np.uint8)), np.uint8)
+    return wide if np.mean(wide > 0) < 0.75 else np.full_like(region, 255)
+
+
+def _padded(box: Box, shape: tuple[int, ...]) -> Box:
+    """A little larger: the detector's boxes cut the first and last letter at times."""
+    pad = max(2, round(0.2 * box[3]))
+    x0, y0 = max(0, box[0] - pad), max(0, box[1] - pad // 2)
+    x1, y1 = min(shape[1], box[0] + box[2] + pad), min(shape[0], box[1] + box[3] + pad // 2)
+    return x0, y0, x1 - x0, y1 - y0
+
+
+def _surround(pixels: Pixels, box: Box) -> Pixels:
+    """The grey levels above and below a box, as high as half of it."""
+    x, y, w, h = box
+    reach = max(4, h // 2)
+    above = pixels[max(0, y - reach) : y, x : x + w]
+    below = pixels[y + h : y + h + reach, x : x + w]
+    return np.concatenate([above.ravel(), below.ravel()])

@@ -1,0 +1,183 @@
+"""Text, calipers and colour: what is planted goes, what is tissue stays, what was done is told."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from openus.clean import Cleaned, Refused, clean_frame
+from openus.clean.fill import fill
+from openus.clean.marks import coloured, find_calipers
+from openus.clean.pipeline import clean_frames
+from openus.clean.quality import quality_flags
+from openus.clean.text import find_text, may_hold_text, text_mask
+from openus.decode.frame import Frame
+from openus.demo.phantom import PROBES, draw_patient, view
+from openus.manifest import CleanSettings, QualityLimits
+from tests.helpers.scanner import Screen, screen
+
+FULL = CleanSettings(level="full", size="native")
+
+
+def cleaned(shown: Screen, settings: CleanSettings = FULL) -> tuple[Cleaned, np.ndarray]:
+    """The record, and the picture put back to its place on the screen."""
+    result = clean_frame(shown.pixels, settings)
+    assert isinstance(result, Cleaned)
+    whole = np.zeros(shown.bare.shape, np.uint8)
+    x, y, w, h = result.sector
+    whole[y : y + h, x : x + w] = result.pixels
+    return result, whole
+
+
+def gone(shown: Screen, after: np.ndarray, where: np.ndarray) -> float:
+    """Share of planted pixels that are now nearer to the tissue round them than to the ink."""
+    tissue = cv2.medianBlur(shown.bare, 15).astype(int)
+    ink = shown.pixels.max(axis=2) if shown.pixels.ndim == 3 else shown.pixels
+    reach = np.maximum(0.5 * np.abs(ink - tissue), 20)
+    return float((np.abs(after - tissue) <= reach)[where].mean())
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_what_is_planted_goes_and_tissue_stays(colour: bool) -> None:
+    outside, inside, marks, altered = [], [], [], []
+    for kind in PROBES:
+        for number in range(2):
+            shown = screen(kind, number, colour=colour)
+            record, after = cleaned(shown)
+            assert record.text_boxes >= 1 and 0 < record.fraction < 0.1
+            outside.append(float((after[shown.outside] == 0).mean()))
+            inside.append(gone(shown, after, shown.inside))
+            marks.append(gone(shown, after, shown.marks))
+            planted = (shown.inside | shown.marks).astype(np.uint8)
+            clear = shown.sector & (cv2.dilate(planted, np.ones((7, 7), np.uint8)) == 0)
+            altered.append(float((after != shown.bare)[clear].mean()))
+    assert np.mean(outside) >= 0.99
+    assert np.mean(inside) >= 0.95
+    assert np.mean(marks) >= (0.99 if colour else 0.85)
+    assert np.mean(altered) <= 0.0075 and max(altered) <= 0.02
+
+
+def test_nothing_is_masked_where_nothing_is_planted() -> None:
+    for kind in PROBES:
+        shown = screen(kind, 3, text=False, calipers=False)
+        record, _ = cleaned(shown)
+        assert (record.text_boxes, record.fraction) == (0, 0.0)
+
+
+def test_levels_do_what_they_say() -> None:
+    shown = screen("linear", 1)
+    sector, after = cleaned(shown, FULL.model_copy(update={"level": "sector"}))
+    assert sector.text_boxes == -1 and sector.fraction == 0
+    assert np.array_equal(after[shown.inside], shown.pixels[shown.inside])
+    none, after = cleaned(shown, FULL.model_copy(update={"level": "none"}))
+    assert np.array_equal(after, shown.pixels) and none.flags == ()
+
+
+def test_a_label_of_a_clip_is_found_once_and_masked_in_every_frame() -> None:
+    tissue = [view(draw_patient(5, 4, None, "linear"), n, size=260, margin=0).pixels for n in range(6)]
+    height, width = (min(p.shape[axis] for p in tissue) for axis in (0, 1))
+    tissue = [p[:height, :width].copy() for p in tissue]
+    ink = np.zeros((height, width), np.uint8)
+    cv2.putText(ink, "LT LOBE", (60, 120), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 255, 1, cv2.LINE_AA)
+    frames = [Frame(np.maximum(p, ink), n) for n, p in enumerate(tissue)]
+    for (frame, outcome), bare in zip(clean_frames(frames, FULL), tissue, strict=True):
+        assert isinstance(outcome, Cleaned) and outcome.text_boxes == 1
+        still = np.abs(outcome.pixels.astype(int) - frame.pixels)[ink > 200]
+        bright = frame.pixels[ink > 200] > bare[ink > 200].astype(int) + 60
+        assert np.mean(still[bright] > 20) > 0.9
+
+
+def test_detector_only_where_the_cheap_test_finds_strokes() -> None:
+    smooth = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 255, (200, 300)).astype(np.uint8), (0, 0), 9
+    )
+    assert not may_hold_text(smooth)
+    written = smooth.copy()
+    cv2.putText(written, "QSE MAMA", (60, 100), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, 1, cv2.LINE_AA)
+    assert may_hold_text(written)
+    boxes = find_text(written)
+    assert len(boxes) == 1
+    mask = text_mask(written, boxes)
+    changed = np.abs(written.astype(int) - smooth) > 40
+    assert (mask[changed] > 0).mean() > 0.97 and (mask > 0).mean() < 0.05
+
+
+def test_white_on_white_masks_the_box() -> None:
+    white = np.full((80, 200), 240, np.uint8)
+    assert (text_mask(white, [(50, 30, 60, 14)])[30:44, 50:110] == 255).all()
+
+
+def test_calipers_of_several_sizes_and_both_kinds() -> None:
+    tissue = view(draw_patient(1, 2, None, "linear"), 0, size=300, margin=0).pixels // 2
+    marked = tissue.copy()
+    places = [(60, 60), (140, 70), (80, 180), (200, 200)]
+    for number, place in enumerate(places):
+        style = cv2.MARKER_CROSS if number % 2 else cv2.MARKER_TILTED_CROSS
+        cv2.drawMarker(marked, place, 255, style, 11 + 2 * number, 1 + number // 2)
+    assert cv2.countNonZero(find_calipers(tissue)) == 0
+    found = find_calipers(marked)
+    assert [bool(found[y, x]) for x, y in places] == [True] * 4
+
+
+def doppler() -> np.ndarray:
+    pixels = cv2.cvtColor(
+        view(draw_patient(1, 2, None, "linear"), 0, size=200, margin=0).pixels, cv2.COLOR_GRAY2RGB
+    )
+    cv2.circle(pixels, (100, 100), 30, (220, 40, 30), -1)
+    return pixels
+
+
+def test_colour_doppler_by_the_corpus_file() -> None:
+    kept = clean_frame(doppler(), FULL)
+    assert isinstance(kept, Cleaned) and "colour-doppler" in kept.flags and kept.fraction == 0
+    dropped = clean_frame(doppler(), FULL.model_copy(update={"doppler": "drop", "level": "sector"}))
+    assert isinstance(dropped, Refused) and dropped.reason == "colour-doppler"
+    masked = clean_frame(doppler(), FULL.model_copy(update={"doppler": "mask"}))
+    assert isinstance(masked, Cleaned) and masked.fraction > 0.03
+    limited = clean_frame(doppler(), FULL.model_copy(update={"doppler": "mask", "max_altered": 0.01}))
+    assert isinstance(limited, Refused) and limited.reason == "altered" and "%" in limited.detail
+
+
+def test_a_traced_outline_is_masked_and_a_tint_is_not() -> None:
+    grey = view(draw_patient(1, 2, None, "linear"), 0, size=200, margin=0).pixels
+    traced = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+    cv2.ellipse(traced, (100, 100), (50, 30), 0, 0, 360, (0, 255, 0), 1)
+    record = clean_frame(traced, FULL)
+    assert isinstance(record, Cleaned) and "coloured-marks" in record.flags
+    line = (traced[..., 1].astype(int) - traced[..., 0]) > 100
+    assert (record.pixels[line] < 240).all() and 0 < record.fraction < 0.1
+    sepia = np.stack([grey, grey * 0.8, grey * 0.5], axis=2).astype(np.uint8)
+    toned = clean_frame(sepia, FULL)
+    assert isinstance(toned, Cleaned) and toned.flags[0] == "tinted" and toned.fraction == 0
+    noisy = np.stack([grey, grey, np.clip(grey.astype(int) + 15, 0, 255)], axis=2).astype(np.uint8)
+    assert coloured(noisy) is None and coloured(grey) is None
+
+
+@pytest.mark.parametrize("how", ["local", "inpaint"])
+def test_filling_changes_the_mask_only(how: str) -> None:
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(90, 110, (120, 160)).astype(np.uint8)
+    mask = np.zeros_like(pixels)
+    mask[40:60, 50:120] = 255
+    before = pixels.copy()
+    pixels[mask > 0] = 255
+    after = fill(pixels, mask, how)  # type: ignore[arg-type]
+    assert np.array_equal(after[mask == 0], before[mask == 0])
+    assert ((after[mask > 0] >= 90) & (after[mask > 0] < 110)).all()
+    assert fill(pixels, np.zeros_like(mask)) is pixels
+    everything = fill(pixels, np.full_like(mask, 255))
+    assert everything.shape == pixels.shape and (everything == 0).all()  # nothing is known, nothing invented
+
+
+def test_quality_flags() -> None:
+    limits = QualityLimits()
+    tissue = view(draw_patient(1, 2, None, "linear"), 0, size=200, margin=0).pixels
+    assert quality_flags(tissue, limits) == []
+    assert quality_flags(np.full((100, 100), 77, np.uint8), limits) == ["flat"]
+    assert "saturated" in quality_flags(np.where(tissue > 110, 255, tissue).astype(np.uint8), limits)
+    assert quality_flags(cv2.GaussianBlur(tissue, (0, 0), 6), limits.model_copy(update={"flat": 0.0})) == [
+        "blurred"
+    ]
+    assert quality_flags(tissue[:50], limits) == ["tiny"]
+    assert quality_flags(np.zeros((80, 80), np.uint8), limits) == ["flat"]
