@@ -20,6 +20,7 @@ from openus.fetch import obtain
 from openus.ledger import fingerprint, inputs_state, one_builder
 from openus.manifest import Corpus, Source
 from openus.pack import MASK, ShardTask, plan_set, run_shard
+from openus.report import write_report
 from openus.select import Selected, Selection, select
 from openus.shards.corpus import write_corpus
 from openus.shards.parquet import read_parquet
@@ -124,6 +125,7 @@ def build(
         rejected = _rejected_table(ready, decisions)
         rejected_sha256 = write_parquet(out / "manifest" / "rejected.parquet", rejected)
         summary = write_corpus(out, corpus, results, shards, kept, rejected, rejected_sha256)
+        write_report(out)
     return BuildResult(out, results, shards, summary)
 
 
