@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,8 +14,10 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from openus.errors import DecodeError
-from tests.helpers.corpus import encode, picture
+from tests.helpers.corpus import encode, make_corpus, picture
 from usfmae.stream.decode import Grey, crop_boxes, cut, decode_any, decode_grey, decode_side_of, reductions
+from usfmae.stream.index import open_index
+from usfmae.stream.loader import Loader
 from usfmae.stream.plan import key
 
 
@@ -135,3 +138,51 @@ def test_cutting_resizes_the_box_in_place(grey: Grey) -> None:
     assert not out[0].any()
     cut(grey, 0, 0, 401, 257, out[0][:64, :64])  # shrunk by more than two: averaged
     assert np.array_equal(out[0][:64, :64], cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA))
+
+
+def jpegs() -> dict[str, bytes]:
+    """A grey, a colour (4:2:0: coded units of 16 rows) and a progressive JPEG, 257 x 401."""
+    shades = picture(np.random.default_rng(5), 257, 401, False)[0]
+    colour = cv2.applyColorMap(shades, cv2.COLORMAP_BONE)
+    return {
+        "grey": encode(shades, "jpg"),
+        "colour": cv2.imencode(".jpg", colour)[1].tobytes(),
+        "progressive": cv2.imencode(".jpg", shades, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes(),
+    }
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour", "progressive"])
+@pytest.mark.parametrize("reduction", [1, 2, 4])
+def test_the_first_rows_alone_are_those_of_the_whole(kind: str, reduction: int) -> None:
+    data = jpegs()[kind]
+    whole = decode_grey(data, 401, 257, reduction)
+    for rows in (1, 7, 16, 33, len(whole) - 1, len(whole)):
+        for given in (data, memoryview(bytearray(data))):
+            part = decode_grey(given, 401, 257, reduction, rows=rows)
+            assert len(part) >= rows and np.array_equal(part[:rows], whole[:rows])
+    short = decode_grey(data, 401, 257, reduction, rows=4)
+    assert (len(short) < len(whole)) == (kind != "progressive")
+    assert data == jpegs()[kind]  # bytes are never changed, only writable views
+
+
+def test_any_one_wrong_byte_is_noticed(tmp_path: Path) -> None:
+    """What decoding alone misses, the hash of the row does not."""
+    index = open_index(make_corpus(tmp_path, {"pretrain": 8}))
+    rng = np.random.default_rng(0)
+    shard = tmp_path / "pretrain" / index.shards[0]
+    sound = shard.read_bytes()
+    for _ in range(25):
+        row = int(rng.integers(index.count))
+        at = int(index.offset[row] + rng.integers(index.size[row]))
+        shard.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << int(rng.integers(8))]) + sound[at + 1 :])
+        loader = Loader(index, batch_size=8, size=32, seed=0, epochs=1)
+        list(loader)
+        assert [(bad.row, bad.reason) for bad in loader.bad] == [(row, "altered")]
+
+
+def test_unchecked_pictures_are_decoded_whole_and_look_the_same(tmp_path: Path) -> None:
+    index = open_index(make_corpus(tmp_path, {"pretrain": 24}, size=90))
+    checked, unchecked = (
+        list(Loader(index, batch_size=8, size=32, seed=0, epochs=1, check=check)) for check in (True, False)
+    )
+    assert all(np.array_equal(a.images, b.images) for a, b in zip(checked, unchecked, strict=True))

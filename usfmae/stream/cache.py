@@ -128,8 +128,10 @@ class ShardCache:
                 "of the largest shard times the number of workers"
             )
         with _locked(self._locks / "room"):
+            # In this order: a fetch that ends in between is counted twice, not overlooked.
+            under_way = self._under_way(lock)
             kept = sorted(self._kept(), key=lambda item: item[0])
-            need = sum(item[1] for item in kept) + self._under_way(lock) + size - self.limit
+            need = sum(item[1] for item in kept) + under_way + size - self.limit
             for _, length, path in kept:
                 if need <= 0:
                     break
