@@ -54,6 +54,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(benchmark)
     app.command("import")(import_)
     app.command()(export)
+    app.command()(show)
 
 
 def finetune(
@@ -357,3 +358,38 @@ def export(
         )
         if "difference" in written:
             console.out.print(f"largest difference from ours: {written['difference']:.1e}", markup=False)
+
+
+def show(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A run, a checkpoint or a fine-tuned model.")
+    ],
+    data: DataArgument,
+    out: OutOption,
+    set_: Annotated[str, typer.Option("--set", help="Which set of the corpus.")] = "pretrain",
+    colour: Annotated[
+        str, typer.Option("--colour", help="Of the map: source, anatomy, kind, split, or a label.")
+    ] = "source",
+    count: Annotated[int, typer.Option("--count", min=1, max=24, help="Images in each sheet.")] = 8,
+    most: Annotated[int, typer.Option("--points", min=3, help="Images in the map, at most.")] = 1500,
+    size: Annotated[
+        int | None, typer.Option("--size", min=16, help="Input side, px. [default: the model's]")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """One page about a model: map of features, where it looks, what it paints, what it finds alike."""
+    console.set_debug(debug)
+    from usfmae.tasks.show import show as work
+
+    page = work(
+        model, data, out, set_name=set_, colour=colour, count=count, most=most, size=size, seed=seed,
+        device=device, quiet=quiet or json_,
+    )  # fmt: skip
+    if json_:
+        console.print_json({"page": str(page)})
+    else:
+        console.out.print(f"open {page}", markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from openus.errors import UsageError
 from usfmae.tasks.models import Network
@@ -36,11 +36,15 @@ def tokens(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
 def pooled(network: Network, pixels: Tensor, pool: Pool = "mean") -> Tensor:
     """One vector per image, float [B, D]: mean of the patch tokens, class token, or both side by side [B, 2D].
 
+    A ViT fine-tuned on the mean of its patches has its norm after that mean, and it is applied there.
+
     Raises UsageError where the class token is asked of a network that has none.
     """
     patches, first = tokens(network, pixels)
+    after = getattr(network.body, "fc_norm", None)
     if pool == "mean":
-        return patches.mean(1)
+        mean = patches.mean(1)
+        return after(mean) if isinstance(after, nn.LayerNorm) else mean
     if first is None:
         raise UsageError(f"this network has no class token; use --pool mean instead of {pool}")
     return first if pool == "class" else torch.cat([patches.mean(1), first], 1)

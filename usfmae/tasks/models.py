@@ -127,6 +127,8 @@ def build(
         weights = load_weights(str(start.weights))
         refuse_nan(weights.state, str(start.weights))
         config = weights.model
+        if "norm.weight" not in weights.state:
+            pool = "avg"  # fine-tuned so: its norm comes after the mean of the patches
     body = build_encoder(
         weights, config=config.to_dict(), img_size=size, num_classes=outputs, drop_path=drop_path,
         global_pool=pool,

@@ -180,3 +180,85 @@ def agreement_png(path: Path, truth: NDArray[Any], found: NDArray[Any], name: st
     axes.set_title(title, fontsize=9, color=INK, loc="left")
     plain_axes(axes)
     save_png(figure, path)
+
+
+_PALETTE = (
+    "#0b7285",
+    "#e8590c",
+    "#5f3dc4",
+    "#2b8a3e",
+    "#c2255c",
+    "#1864ab",
+    "#e67700",
+    "#495057",
+    "#087f5b",
+    "#862e9c",
+)
+
+
+def map_png(path: Path, points: NDArray[np.float32], words: Sequence[str]) -> None:
+    """Points [N, 2] coloured by word; beyond ten words the rarest share one colour."""
+    names, counts = np.unique(np.asarray(words), return_counts=True)
+    common = [str(name) for name in names[np.argsort(-counts, kind="stable")][: len(_PALETTE) - 1]]
+    figure = new_figure(6.4, 4.6)
+    axes = figure.add_subplot()
+    groups = [(name, name) for name in common] + ([("others", "")] if len(names) > len(common) else [])
+    for (label, name), colour in zip(groups, _PALETTE, strict=False):
+        chosen = np.array([word == name if name else word not in common for word in words])
+        axes.scatter(
+            points[chosen, 0],
+            points[chosen, 1],
+            s=7,
+            color=colour,
+            alpha=0.6,
+            linewidths=0,
+            label=label or "–",
+        )
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=2)
+    axes.set_xlabel("component 1", fontsize=8, color=INK)
+    axes.set_ylabel("component 2", fontsize=8, color=INK)
+    plain_axes(axes)
+    save_png(figure, path)
+
+
+def looks_png(
+    path: Path, images: NDArray[np.uint8], maps: Mapping[str, NDArray[Any]], titles: Sequence[str]
+) -> None:
+    """A column per image: the picture, then each map laid over it."""
+    rows = 1 + len(maps)
+    figure = new_figure(1.6 * len(images) + 0.2, 1.75 * rows)
+    grid = figure.subplots(rows, len(images), squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for column, (image, title) in enumerate(zip(images, titles, strict=True)):
+        grid[0, column].imshow(image, cmap="gray", vmin=0, vmax=255)
+        grid[0, column].set_title(title[-22:], fontsize=5, color=INK, loc="left", pad=2)
+        for row, (name, values) in enumerate(maps.items(), 1):
+            grid[row, column].imshow(image, cmap="gray", vmin=0, vmax=255)
+            grid[row, column].imshow(values[column], cmap="inferno", alpha=0.5)
+            if column == 0:
+                grid[row, 0].set_title(name, fontsize=7, color=INK, loc="left", pad=2)
+    save_png(figure, path)
+
+
+def neighbours_png(
+    path: Path,
+    images: NDArray[np.uint8],
+    queries: Sequence[int],
+    found: NDArray[np.int64],
+    words: Sequence[str],
+) -> None:
+    """A row per query: the image, then its nearest ones, each with its word."""
+    columns = 1 + found.shape[1]
+    figure = new_figure(1.5 * columns, 1.7 * len(queries))
+    grid = figure.subplots(len(queries), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for row, query in enumerate(queries):
+        for column, place in enumerate([query, *found[row].tolist()]):
+            if place < 0:
+                continue
+            grid[row, column].imshow(images[place], cmap="gray", vmin=0, vmax=255)
+            colour = ACCENT if column == 0 else INK
+            grid[row, column].set_title(words[place][:20], fontsize=6, color=colour, loc="left", pad=2)
+    save_png(figure, path)
