@@ -183,7 +183,8 @@ def _chunks(result: SourceResult, corpus: Corpus, work: Path) -> Iterator[ChunkS
     assert selection is not None and tree is not None
     state = inputs_state(result.roots, {entry.path for entry in tree.entries()})
     held_out = result.set != PRETRAIN
-    clean = corpus.clean if source.clean is None else corpus.clean.model_copy(update={"level": source.clean})
+    level = corpus.clean_sources.get(source.slug, source.clean or corpus.clean.level)
+    clean = corpus.clean.model_copy(update={"level": level})
     for number, members in enumerate(_groups(selection.images, _CHUNK_FILES[source.kind])):
         yield ChunkSpec(
             source=source.slug,

@@ -154,6 +154,13 @@ def build(
     size: Annotated[
         str | None, typer.Option(help="Short side in pixels, or 'native'. [default: the corpus's]")
     ] = None,
+    clean: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--clean",
+            help="none, sector or full; SLUG=LEVEL for one source. Repeatable. [default: the corpus's]",
+        ),
+    ] = None,
     frames: Annotated[
         list[str] | None,
         typer.Option("--frames", help="SLUG=STRIDE[,CAP] or STRIDE[,CAP] for all. Repeatable."),
@@ -191,6 +198,7 @@ def build(
         cache=cache,
         offline=offline,
         size=size,
+        clean=clean or [],
         frames=frames or [],
         strict=strict,
         retry_failed=retry_failed,
@@ -257,6 +265,24 @@ def verify(
     from openus.commands import verify_corpus
 
     verify_corpus(out, deep=deep, workers=workers, quiet=quiet, as_json=as_json)
+
+
+@app.command(
+    short_help="Look for residual text and names.", epilog="Example:  openus audit openus-46 --sample 500"
+)
+def audit(
+    out: CorpusArgument,
+    sample: Annotated[int, typer.Option(min=1, help="So many pictures are searched for text.")] = 300,
+    seed: SeedOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Look at a corpus as a privacy officer would: residual text, suspicious attributes, names in paths."""
+    set_debug(debug)
+    from openus.audit import audit_corpus
+
+    audit_corpus(out, sample=sample, seed=seed or 0, quiet=quiet, as_json=as_json)
 
 
 @app.command(short_help="Count what a corpus holds.", epilog="Example:  openus stats openus-46 --by anatomy")

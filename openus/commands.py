@@ -11,7 +11,7 @@ from typing import Any
 from openus import console, views
 from openus.catalogue import Catalogue
 from openus.errors import NeedsPersonError, OpenUSError, UsageError
-from openus.manifest import Corpus, FramePolicy, Source
+from openus.manifest import LEVELS, CleanLevel, Corpus, FramePolicy, Source
 
 Report = Callable[[str, int, int | None], None]
 
@@ -50,6 +50,7 @@ def build_corpus(
     cache: Path | None,
     offline: bool,
     size: str | None,
+    clean: Sequence[str],
     frames: Sequence[str],
     strict: bool,
     retry_failed: bool,
@@ -72,6 +73,7 @@ def build_corpus(
         corpus = "demo"
         places = {**prepare(out / ".work" / "demo-inputs", quiet=quiet), **places}
     plan = _adjusted(catalogue.corpus(corpus), catalogue, size, frames, seed)
+    plan = _with_levels(plan, catalogue, clean)
     options = BuildOptions(
         cache=cache or default_cache(),
         mirrors=tuple(mirrors),
@@ -124,6 +126,27 @@ def _adjusted(
     if frames:
         changes["frames"] = corpus.frames | _policies(frames, corpus, catalogue)
     return corpus.model_copy(update=changes)
+
+
+def _with_levels(corpus: Corpus, catalogue: Catalogue, clean: Sequence[str]) -> Corpus:
+    """The corpus with the levels of `--clean`; one for all replaces what the sources ask for, too."""
+    for_all: list[CleanLevel] = []
+    named: dict[str, CleanLevel] = {}
+    for text in clean:
+        slug, equals, word = text.rpartition("=")
+        level = next((known for known in LEVELS if known == word), None)
+        if level is None or (equals and not slug):
+            raise UsageError(f"--clean {text}: expected none, sector or full, perhaps after SLUG=")
+        if slug:
+            named[catalogue.source(slug).slug] = level
+        else:
+            for_all.append(level)
+    levels = dict(corpus.clean_sources)
+    settings = corpus.clean
+    if for_all:
+        settings = settings.model_copy(update={"level": for_all[-1]})
+        levels = dict.fromkeys(catalogue.slugs if corpus.sources == "all" else corpus.sources, for_all[-1])
+    return corpus.model_copy(update={"clean": settings, "clean_sources": levels | named})
 
 
 def _policies(frames: Sequence[str], corpus: Corpus, catalogue: Catalogue) -> dict[str, FramePolicy]:

@@ -24,6 +24,7 @@ Redistribution = Literal["pixels", "verbatim-only", "recipe-only"]
 Access = Literal["open", "account", "registration", "request"]
 Kind = Literal["image", "video", "volume"]
 CleanLevel = Literal["none", "sector", "full"]
+LEVELS: tuple[CleanLevel, ...] = ("none", "sector", "full")
 
 
 def _text(value: Any) -> Any:
@@ -324,6 +325,8 @@ class Corpus(_Strict):
     frames: dict[str, FramePolicy] = {}
     """Frame policies that replace those of the sources, by slug."""
     clean: CleanSettings = CleanSettings()
+    clean_sources: dict[str, CleanLevel] = {}
+    """Levels of cleaning that replace those of the sources, by slug."""
     dedup: DedupSettings = DedupSettings()
     pack: PackSettings = PackSettings()
 
