@@ -13,7 +13,7 @@ import pyarrow as pa
 from openus.archives import Tree
 from openus.catalogue import Catalogue
 from openus.chunks import ChunkSpec, Tally, read_rejected, run_chunk, without_culprit
-from openus.dedup.exact import Decisions, exact_duplicates
+from openus.dedup.stage import deduplicate
 from openus.engine.local import run_tasks
 from openus.errors import CorpusError, OpenUSError, UsageError
 from openus.fetch import obtain
@@ -23,9 +23,8 @@ from openus.pack import MASK, ShardTask, plan_set, run_shard
 from openus.report import write_report
 from openus.select import Selected, Selection, select
 from openus.shards.corpus import write_corpus
-from openus.shards.parquet import read_parquet
 from openus.shards.schema import REJECTED
-from openus.shards.writer import ShardInfo, write_parquet
+from openus.shards.writer import ShardInfo
 from openus.sources import mask_of
 
 PRETRAIN = "pretrain"
@@ -117,14 +116,15 @@ def build(
         _decode(ready, options, report)
         if not any(result.tally.kept for result in ready):
             raise EmptyBuildError(results)
-        kept, decisions = _deduplicate(ready, corpus, report)
-        tasks = _plan(out, kept, corpus)
+        specs = [spec for result in ready for spec in result.chunks]
+        unique = deduplicate(specs, corpus.dedup, work, options.workers, report)
+        tasks = _plan(out, unique.kept, corpus)
         (out / "corpus.json").unlink(missing_ok=True)
         shards = _pack(tasks, options, report)
         _sweep(out, work, tasks, ready)
-        rejected = _rejected_table(ready, decisions)
-        rejected_sha256 = write_parquet(out / "manifest" / "rejected.parquet", rejected)
-        summary = write_corpus(out, corpus, results, shards, kept, rejected, rejected_sha256)
+        rejected = _rejected_table(ready, unique.dropped)
+        tables = {"rejected": rejected, "duplicates": unique.duplicates}
+        summary = write_corpus(out, corpus, results, shards, unique.kept, tables)
         write_report(out)
     return BuildResult(out, results, shards, summary)
 
@@ -257,40 +257,6 @@ def _failed(spec: ChunkSpec) -> bool:
     return any(row["stage"] == "decode" for row in read_rejected(spec.rows_path))
 
 
-def _deduplicate(ready: Sequence[SourceResult], corpus: Corpus, report: Report) -> tuple[pa.Table, pa.Table]:
-    """The kept rows (with cluster and place), and the rows dropped as duplicates."""
-    tables = []
-    for result in ready:
-        for spec in result.chunks:
-            table = read_parquet(spec.rows_path)
-            tables.append(
-                table.append_column("bin", pa.array([str(spec.bytes_path)] * len(table), pa.string()))
-            )
-    rows = pa.concat_tables(tables).replace_schema_metadata(None)
-    report("dedup", 0, len(rows))
-    columns = ["key", "set", "source", "member", "index", "pixel_sha256"]
-    decisions: Decisions = exact_duplicates(
-        rows.select(columns).to_pandas(use_threads=False), drop=corpus.dedup.exact
-    )
-    kept = rows.append_column("cluster", pa.array(decisions.cluster, pa.string())).filter(
-        pa.array(decisions.keep)
-    )
-    drop = ~decisions.keep
-    gone = rows.filter(pa.array(drop))
-    dropped = pa.table(
-        {
-            "source": gone["source"],
-            "member": gone["member"],
-            "index": gone["index"],
-            "stage": pa.array(["dedup"] * len(gone), pa.string()),
-            "reason": pa.array(decisions.reason[drop], pa.string()),
-            "detail": pa.array(decisions.detail[drop], pa.string()),
-        }
-    ).cast(REJECTED)
-    report("dedup", len(rows), len(rows))
-    return kept, dropped
-
-
 def _plan(out: Path, kept: pa.Table, corpus: Corpus) -> list[ShardTask]:
     tasks: list[ShardTask] = []
     for name in sorted(set(kept["set"].to_pylist()), key=lambda n: (n != PRETRAIN, n)):
@@ -330,7 +296,7 @@ def _sweep(out: Path, work: Path, tasks: Sequence[ShardTask], ready: Sequence[So
     """Remove what an earlier plan left behind: shards, manifests and chunks that no longer belong."""
     wanted = {path for task in tasks for path in (task.tar_path, task.manifest_path)}
     for path in [*out.glob("*/*.tar"), *(out / "manifest").glob("*.parquet")]:
-        if path not in wanted and path.name != "rejected.parquet":
+        if path not in wanted and path.name not in ("rejected.parquet", "duplicates.parquet"):
             path.unlink()
     for folder in out.iterdir():
         if folder.is_dir() and not folder.name.startswith(".") and not any(folder.iterdir()):

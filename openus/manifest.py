@@ -294,8 +294,28 @@ class CleanSettings(_Strict):
     """A frame with a smaller share of lit pixels is rejected as ``dark``."""
 
 
+class CineSettings(_Strict):
+    """Thinning inside a clip, of pretraining sets only."""
+
+    distance: int = Field(ge=0, le=256)
+    """Frames within so many bits (of 256) of one kept shortly before are dropped as ``cine``."""
+    cap: int | None = Field(default=None, ge=1)
+    """At most so many frames of a clip stay, evenly spaced over those left."""
+    window: int = Field(default=8, ge=1)
+    """So many of the frames kept last are compared with; what bounds the memory."""
+
+
 class DedupSettings(_Strict):
     exact: bool = True
+    """Drop all but one of the samples with equal pixels."""
+    near: Literal["off", "report", "drop"] = "off"
+    """Near-copies: not looked for; recorded as clusters, and dropped only where they leak a held-out sample;
+    dropped."""
+    score: float = Field(default=0.88, ge=0.5, le=1)
+    """Similarity from which two pictures count as copies (`openus.dedup.compare`)."""
+    reuploads: tuple[str, ...] = ()
+    """Sources known to hold copies of others' pictures: their copies go, the originals stay."""
+    cine: CineSettings | None = None
 
 
 class Encoding(_Strict):

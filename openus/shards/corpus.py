@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from openus import __version__
 from openus.errors import CorpusError, NeedsPersonError
 from openus.shards.leaks import official_leaks
 from openus.shards.schema import SCHEMA_VERSION
-from openus.shards.writer import ShardInfo, write_bytes
+from openus.shards.writer import ShardInfo, write_bytes, write_parquet
 
 if TYPE_CHECKING:
     from openus.build import SourceResult
@@ -31,13 +31,16 @@ def write_corpus(
     results: Sequence[SourceResult],
     shards: dict[str, list[ShardInfo]],
     kept: pa.Table,
-    rejected: pa.Table,
-    rejected_sha256: str,
+    tables: Mapping[str, pa.Table],
 ) -> dict[str, Any]:
-    """Write `corpus.json` (last, so that its presence means a whole corpus), README.md and LICENSES.md.
+    """Write the `tables` beside the manifests, README.md, LICENSES.md, and last `corpus.json`: it means a whole corpus.
 
     Nothing in it depends on the time, the machine's name or the number of workers.
     """
+    digests = {
+        name: write_parquet(out / "manifest" / f"{name}.parquet", table) for name, table in tables.items()
+    }
+    rejected = tables["rejected"]
     counts = Counter(kept["source"].to_pylist())
     reasons: dict[str, Counter[str]] = {}
     frames: Counter[str] = Counter()
@@ -68,7 +71,7 @@ def write_corpus(
             name: {"samples": sum(info.samples for info in infos), "shards": [asdict(info) for info in infos]}
             for name, infos in shards.items()
         },
-        "rejected": {"rows": len(rejected), "sha256": rejected_sha256},
+        **{name: {"rows": len(table), "sha256": digests[name]} for name, table in tables.items()},
     }
     write_bytes(out / "README.md", _readme(corpus, summary).encode())
     write_bytes(out / "LICENSES.md", _licences(results).encode())

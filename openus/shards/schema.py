@@ -43,7 +43,9 @@ ROW = pa.schema(
         pa.field("sector", pa.list_(pa.int32(), 4), nullable=False),  # x, y, w, h in source pixels
         pa.field("cleaned_fraction", pa.float32(), nullable=False),  # share of pixels altered by cleaning
         pa.field("text_boxes", pa.int32(), nullable=False),  # -1 where nobody looked
-        pa.field("flags", pa.string(), nullable=False),  # sorted words of openus.clean, joined by ","; "" for none
+        pa.field(
+            "flags", pa.string(), nullable=False
+        ),  # sorted words of openus.clean, joined by ","; "" for none
         pa.field("licence", pa.string(), nullable=False),
         pa.field("redistribution", pa.string(), nullable=False),
     ],
@@ -58,6 +60,28 @@ REJECTED = pa.schema(
         pa.field("stage", pa.string(), nullable=False),  # select | frames | decode | clean | dedup
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
+    ],
+    metadata={b"openus.schema": str(SCHEMA_VERSION).encode()},
+)
+
+DUPLICATES = pa.schema(
+    [
+        pa.field("a", pa.string(), nullable=False),  # keys; a is the one preferred
+        pa.field("b", pa.string(), nullable=False),
+        pa.field("source_a", pa.string(), nullable=False),
+        pa.field("source_b", pa.string(), nullable=False),
+        pa.field("name_a", pa.string(), nullable=False),  # source/member#index
+        pa.field("name_b", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # exact | near
+        pa.field("distance", pa.int32(), nullable=False),  # bits of 256 between the nearest hashes
+        pa.field("score", pa.float32(), nullable=False),  # similarity of the aligned windows
+        pa.field(
+            "window_a", pa.list_(pa.float32(), 4), nullable=False
+        ),  # top, bottom, left, right: fractions
+        pa.field("window_b", pa.list_(pa.float32(), 4), nullable=False),
+        pa.field("cluster", pa.string(), nullable=False),
+        pa.field("decision_a", pa.string(), nullable=False),  # kept | duplicate | leak
+        pa.field("decision_b", pa.string(), nullable=False),
     ],
     metadata={b"openus.schema": str(SCHEMA_VERSION).encode()},
 )

@@ -172,6 +172,19 @@ def _strays(root: Path, summary: dict[str, Any]) -> list[str]:
     return [f"{name}: a shard that corpus.json does not know" for name in sorted(found - known)]
 
 
+def _duplicates(root: Path, summary: dict[str, Any]) -> list[str]:
+    """The table of duplicates, where the corpus was written with one."""
+    path = root / "manifest" / "duplicates.parquet"
+    known = summary.get("duplicates")
+    if known is None:
+        return []
+    try:
+        same = hashlib.sha256(path.read_bytes()).hexdigest() == known["sha256"]
+    except OSError as error:
+        return [f"manifest/duplicates.parquet: unreadable ({error})"]
+    return [] if same else ["manifest/duplicates.parquet: not the file corpus.json records"]
+
+
 def _accounting(root: Path, summary: dict[str, Any], kept: Counter[str]) -> list[str]:
     path = root / "manifest" / "rejected.parquet"
     try:
@@ -190,7 +203,7 @@ def _accounting(root: Path, summary: dict[str, Any], kept: Counter[str]) -> list
     ):
         excluded[source] += stage == "select"
         frames[source] += index >= 0
-    problems = []
+    problems = _duplicates(root, summary)
     for slug, entry in summary["sources"].items():
         members, counts = entry["members"], entry["frames"]
         if (
