@@ -372,6 +372,8 @@ class Benchmark(_Strict):
     name: Annotated[str, Field(pattern=SLUG)]
     title: str
     set: str
+    sources: tuple[str, ...] = ()
+    """Of the set, only the samples of these sources; empty: all."""
     task: Literal["classification", "multilabel", "segmentation", "regression"] = "classification"
     label: str
     classes: tuple[str, ...] = ()

@@ -289,3 +289,24 @@ def test_command_prints_each_kind(usfmae: Cli, corpus: Path, weights: Path, tmp_
     (tmp_path / "a.jpg").write_bytes(index.read(0))
     end = usfmae("predict", tmp_path / "o", tmp_path / "a.jpg", "--json")
     assert end.returncode == 0 and "lesion" in json.loads(end.stdout)[0]["covered"]
+
+
+def test_only_the_named_sources_of_a_set(corpus: Path, tmp_path: Path) -> None:
+    """Several sources may share a label's name in one set, and number their patients alike."""
+
+    def kind(row: dict[str, Any], data: bytes) -> dict[str, str]:
+        return {"score": "1" if int(row["key"][-1]) % 2 else "0"}
+
+    data = relabelled(corpus, tmp_path / "c", kind)
+    for path in (data / "manifest").glob("bus-bra-0*.parquet"):
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            row["source"] = "other" if int(row["key"][-2]) % 2 else "bus-bra"
+            row["patient"] = "7"
+        pq.write_table(pa.Table.from_pylist(rows, schema=ROW), path)
+    both = load_labelled(data, find_benchmark(benchmark(tmp_path, "classification", "score")), size=16)
+    assert len(both) == 120 and len(set(both.groups().tolist())) == 2
+    one = load_labelled(
+        data, find_benchmark(benchmark(tmp_path, "classification", "score", "sources: [other]\n")), size=16
+    )
+    assert len(one) == 60 and set(one.identity.patient) == {"other/7"}

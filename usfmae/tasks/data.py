@@ -122,6 +122,10 @@ def load_labelled(
     masks = mask_rows(data, benchmark, table) if benchmark.task == "segmentation" else None
     words = {name: label_words(table, name) for name in ([] if masks else label_names(benchmark))}
     labelled = masks.known if masks else np.array([all(row) for row in zip(*words.values(), strict=True)])
+    if benchmark.sources:
+        labelled &= np.isin(
+            np.array(table.column("source").to_pylist(), dtype=object), list(benchmark.sources)
+        )
     if not labelled.any():
         raise CorpusError(
             f"{data}: no sample of set '{benchmark.set}' has a label '{benchmark.label}'; "
@@ -137,13 +141,19 @@ def load_labelled(
         targets, classes = encode_labels(chosen, benchmark, str(data))
     columns = {
         name: table.column(name).to_pylist()
-        for name in ("key", "patient", "clip", "cluster", "pixel_sha256", "split", "kind")
+        for name in ("key", "patient", "clip", "cluster", "pixel_sha256", "split", "kind", "source")
     }
 
     def of(name: str) -> tuple[str, ...]:
         return tuple(columns[name][i] for i in rows.tolist())
 
-    identity = Identity(of("key"), of("patient"), of("clip"), of("cluster"), of("pixel_sha256"))
+    def owned(name: str) -> tuple[str, ...]:
+        """Patients and clips are numbered by each source for itself: "7" of one is not "7" of another."""
+        return tuple(
+            f"{source}/{word}" if word else "" for source, word in zip(of("source"), of(name), strict=True)
+        )
+
+    identity = Identity(of("key"), owned("patient"), owned("clip"), of("cluster"), of("pixel_sha256"))
     return LabelledSet(
         benchmark, images, targets, classes, identity, of("split"), of("kind"), rows,
         int((~labelled).sum()), corpus_facts(data, index, rows, targets),
