@@ -195,10 +195,11 @@ def _window(outline: Floats, rim: Rim) -> Floats:
     return cut(cut(outline, bounds[0], 1), bounds[1], -1)
 
 
-def fit_rectangle(rim: Rim, work: Pixels, floor: int) -> Floats | None:
+def fit_rectangle(rim: Rim, work: Pixels, floor: int) -> tuple[Floats, bool] | None:
     """Upright sides and level ends. A side where the picture does not step to the background is not cut.
 
-    None where the left or right side is neither upright nor the frame's.
+    Returns its corners, and whether most points of all four sides agree on them; None where the left or right
+    side is not upright.
     """
     height, width = work.shape
     left, left_share = level(rim.left, -1)
@@ -222,4 +223,5 @@ def fit_rectangle(rim: Rim, work: Pixels, floor: int) -> Floats | None:
         y1 = height - 1
     # The corners stand for whole pixels, of which a frame many times larger keeps all parts.
     a, b, c, d = x0 - 0.25, y0 - 0.25, x1 + 0.25, y1 + 0.25
-    return np.array([[a, b], [c, b], [c, d], [a, d]], np.float32)
+    sure = min(left_share, right_share, top_share, bottom_share) >= 0.6
+    return np.array([[a, b], [c, b], [c, d], [a, d]], np.float32), sure

@@ -32,7 +32,7 @@ _DARKEST_SIDE = 64  # a background brighter than this is no background
 # Grey levels above the background that count as lit. Coding noise round a sharp edge can reach the lower one,
 # so it comes first only where many frames tell faint tissue from noise.
 _MARGINS = {True: (4, 9), False: (9, 4)}
-_SLACK = 0.2  # pixels of the work picture by which a fitted side may be wrong
+_SLACK = 0.3  # pixels of the work picture by which a fitted side may be wrong
 _NEARLY_ALL = 0.97  # a sector that covers so much of the frame is the frame
 
 
@@ -183,14 +183,15 @@ def _shape(part: Pixels, lit: Pixels, work: Pixels, floor: int) -> tuple[SectorK
     if fan is not None and _fits(part, fan[1]):
         return fan
     box = fit_rectangle(rim, work, floor)
-    if box is not None and _fits(part, box):
-        return "linear", box
+    # Where all four sides are plain to see, more may hang on to the picture: a line of text up to a title bar.
+    if box is not None and _fits(part, box[0], 0.93 if box[1] else 0.97):
+        return "linear", box[0]
     return None
 
 
-def _fits(part: Pixels, outline: Floats) -> bool:
-    """The outline holds all but 3 % of the part (text may adjoin it), and the part fills most of it."""
+def _fits(part: Pixels, outline: Floats, held: float = 0.97) -> bool:
+    """The outline holds so much of the part (text may adjoin it), and the part fills most of the outline."""
     canvas = np.zeros_like(part)
     cv2.fillPoly(canvas, [np.rint(outline * 16).astype(np.int32)], 1, shift=4)
     inside = cv2.countNonZero(cv2.bitwise_and(canvas, part))
-    return inside >= 0.97 * cv2.countNonZero(part) and inside >= 0.7 * cv2.countNonZero(canvas)
+    return inside >= held * cv2.countNonZero(part) and inside >= 0.7 * cv2.countNonZero(canvas)

@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from openus.clean.shapes import Box
 from openus.decode.frame import Pixels
@@ -15,7 +16,7 @@ from openus.errors import MissingExtraError
 SHORT_SIDE = 480  # the detector sees smaller pictures enlarged to this short side: small letters need it
 _STROKE = 9  # nothing thinner than so many pixels survives an opening of this size: letters, but also speckle
 _CONTRAST = 35  # grey levels of a stroke above what the opening leaves
-_TALLEST = 0.12  # of the picture's short side: no lettering is higher
+_TALLEST = 0.2  # of the picture's short side: not even two lines of lettering taken for one are higher
 _FEW = 12  # pixels of stroke; one letter has more
 
 
@@ -107,9 +108,19 @@ def _letters(region: Pixels, surround: Pixels) -> Pixels:
     if ink < bright + 15:
         return np.full_like(region, 255)
     limit = max(typical + 0.3 * (ink - typical), min(bright, typical + 0.6 * (ink - typical)))
-    letters = cv2.threshold(region, limit, 255, cv2.THRESH_BINARY)[1]
+    behind = cv2.medianBlur(np.ascontiguousarray(region), 15).astype(np.float32)
+    # On a cyst or a vessel, darker than the rest of the surround, the shaded edge of a letter is dark, too.
+    limits = np.where(behind < 0.5 * typical, behind + 0.3 * (ink - behind), limit)
+    letters = _with_core(region > limits, region > typical + 0.7 * (ink - typical))
     wide = np.asarray(cv2.dilate(letters, np.ones((5, 5), np.uint8)), np.uint8)
     return wide if np.mean(wide > 0) < 0.75 else np.full_like(region, 255)
+
+
+def _with_core(wide: NDArray[np.bool_], core: NDArray[np.bool_]) -> Pixels:
+    """The pieces of `wide` that hold a pixel of `core`, 0 or 255: bright speckle has no core as white as ink."""
+    _, labels = cv2.connectedComponents(wide.astype(np.uint8), connectivity=8)
+    kept = np.unique(labels[core & wide])
+    return np.where(np.isin(labels, kept), np.uint8(255), np.uint8(0))
 
 
 def _padded(box: Box, shape: tuple[int, ...]) -> Box:
