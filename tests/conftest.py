@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples every time, however long each takes on a busy machine; HYPOTHESIS_PROFILE=default explores.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 # One thread a process, also in the commands that tests start: small tensors gain nothing from more, and threads
 # that wait for each other on a busy machine make such tests many times slower.
