@@ -59,6 +59,8 @@ def read(result: BuildResult) -> Built:
     rejected: dict[str, list[Row]] = defaultdict(list)
     masks: dict[str, bytes] = {}
     for path in sorted((result.out / "manifest").glob("*.parquet")):
+        if path.name == "duplicates.parquet":
+            continue
         for row in pq.read_table(path).to_pylist():
             if path.name == "rejected.parquet":
                 rejected[row["source"]].append(row)
