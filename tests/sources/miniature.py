@@ -34,7 +34,7 @@ class Sample:
     patient: as the source writes it; the build hashes it where the source does not publish it.
     mask: path of the mask inside the tree, "" where there is none or none can be found by rule.
     drawn: the mask where no file holds it and the source's code draws it, else None.
-    repeat: True where every frame repeats a sample that sorts before it, so that deduplication drops it.
+    repeat: True where every frame repeats a sample that is preferred to it, so that deduplication drops it.
     """
 
     pixels: dict[int, Pixels]

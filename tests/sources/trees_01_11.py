@@ -100,11 +100,12 @@ def bp(mini: Mini) -> Expectation:
         never.append(mask)
         rows.append({"subject": subject, "img": name.split("_")[1], "pixels": "" if name == "1_2" else "1 5"})
     for name in ("9", "99"):
-        samples[f"test/{name}.tif"] = Sample(one(mini.image(f"{top}/test/{name}.tif")), split="test")
-    # The organisers warn of identical frames: here the last one of the set repeats the first.
+        picture = one(mini.image(f"{top}/test/{name}.tif"))
+        samples[f"test/{name}.tif"] = Sample(picture, split="test", repeat=name == "9")
+    # The organisers warn of identical frames: of these two the one whose patient is known stays.
     repeated = mini.image(f"{top}/train/9_9.tif", like=f"{top}/test/9.tif")
     mask = mini.mask(f"{top}/train/9_9_mask.tif")
-    samples["train/9_9.tif"] = Sample(one(repeated), patient="9", split="train", mask=mask, repeat=True)
+    samples["train/9_9.tif"] = Sample(one(repeated), patient="9", split="train", mask=mask)
     never.append(mask)
     mini.table(f"{top}/train_masks.csv", rows)
     mini.text(f"{top}/sample_submission.csv", "img,pixels\n9,1 1\n")
