@@ -30,6 +30,7 @@ _CENTRES = (
     -1.5,
     -2.5,
 )  # of a bottom arc, as shares of the way from the apex down to it
+_LOPSIDED = 0.2  # radians by which the two sides of a fan may differ in their lean
 _UPRIGHT = 0.06  # tangent of the greatest lean of an upright side
 
 
@@ -125,6 +126,8 @@ def fit_fan(rim: Rim, shape: tuple[int, ...]) -> tuple[SectorKind, Floats] | Non
         return None
     (lx, ly), (rx, ry) = left[1] - left[0], right[1] - right[0]
     if lx > -_UPRIGHT * ly or rx < _UPRIGHT * ry:  # they must open downwards
+        return None
+    if abs(np.arctan2(lx, ly) + np.arctan2(rx, ry)) > _LOPSIDED:  # one of them is the edge of a shadow
         return None
     apex = meeting(left, right)
     inner = (rim.columns - apex[0] > 0.8 * lx / ly * (rim.last - apex[1])) & (

@@ -28,7 +28,7 @@ Labels = NDArray[np.int32]
 
 WORK = 400  # greatest long side of the picture that is looked at
 THIN = 15  # what is thinner than so many of its pixels (4 to 8 %) is no sector
-_DARKEST_SIDE = 64  # a background brighter than this is no background
+_DARKEST_SIDE = 32  # a level brighter than this is no background: flat shadows lie at 40 in some pictures
 # Grey levels above the background that count as lit. Coding noise round a sharp edge can reach the lower one,
 # so it comes first only where many frames tell faint tissue from noise.
 _MARGINS = {True: (4, 9), False: (9, 4)}

@@ -75,6 +75,27 @@ def test_tissue_that_fills_the_frame_is_kept_whole(kind: ProbeKind) -> None:
         assert np.array_equal(cleaned.pixels, pixels) and cleaned.fraction == 0
 
 
+def test_a_flat_grey_shadow_is_no_background() -> None:
+    pixels = view(draw_patient(3, 5, "solid", "linear"), 0, size=300, margin=0).pixels.copy()
+    pixels[220:] = 40  # seen in a real picture: the deep quarter without any signal, well above black
+    assert find_sector(pixels).kind == "full"
+
+
+def test_the_edge_of_a_shadow_is_no_side_of_a_fan() -> None:
+    shown = screen("convex", 3, text=False, calipers=False)
+    shaded = shown.bare.copy()
+    columns = np.arange(shaded.shape[1])[None, :]
+    rows, across = np.flatnonzero(shown.sector.any(axis=1)), np.flatnonzero(shown.sector.any(axis=0))
+    middle = across.mean() - 25 - 0.12 * (np.arange(shaded.shape[0])[:, None] - rows[0])
+    shaded[columns < middle] = 0  # no contact on the left
+    shaded[rows[0] : rows[0] + 25] = shown.bare[rows[0] : rows[0] + 25]  # but the skin is seen
+    found = find_sector(shaded)
+    x, y, w, h = found.box
+    kept = np.zeros(shaded.shape, bool)
+    kept[y : y + h, x : x + w] = found.mask() > 0
+    assert ((shaded > 20) & ~kept).sum() <= 0.002 * (shaded > 20).sum()
+
+
 @pytest.mark.parametrize(
     "pixels",
     [np.zeros((200, 300), np.uint8), np.full((200, 300), 128, np.uint8), np.zeros((8, 8), np.uint8),
