@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ class BuildOptions:
     offline: bool = False
     workers: int = 0
     retry_failed: bool = False
+    timeout: float = 600.0
+    """Seconds that decoding one file may take (and one more for each of its frames); 0 for no limit."""
 
 
 class EmptyBuildError(CorpusError):
@@ -171,14 +174,14 @@ def _prepare(
         result.tree = Tree(got.roots, work=work / "unpacked" / source.slug)
         entries = result.tree.entries()
         result.selection = select(source, entries, result.tree.open, corpus.salt)
-        result.chunks = list(_chunks(result, corpus, work))
+        result.chunks = list(_chunks(result, corpus, work, options.timeout))
     except OpenUSError as error:
         result.problem = error
     result.seconds = time.monotonic() - started
     return result
 
 
-def _chunks(result: SourceResult, corpus: Corpus, work: Path) -> Iterator[ChunkSpec]:
+def _chunks(result: SourceResult, corpus: Corpus, work: Path, seconds: float) -> Iterator[ChunkSpec]:
     source, selection, tree = result.source, result.selection, result.tree
     assert selection is not None and tree is not None
     state = inputs_state(result.roots, {entry.path for entry in tree.entries()})
@@ -203,6 +206,7 @@ def _chunks(result: SourceResult, corpus: Corpus, work: Path) -> Iterator[ChunkS
             folder=work / "sources" / source.slug,
             number=number,
             stack=source.stack,
+            seconds=seconds,
             fingerprint=fingerprint(state, result.roots, members),
         )
 
@@ -233,23 +237,14 @@ def _decode(ready: Sequence[SourceResult], options: BuildOptions, report: Report
     specs = [spec for result in ready for spec in result.chunks]
     total = sum(len(spec.members) for spec in specs)
     report("decode", 0, total)
-    final: dict[tuple[str, int], ChunkSpec] = {}
-
-    def lost(spec: ChunkSpec) -> ChunkSpec | None:
-        again = without_culprit(spec)
-        if again is not None:
-            final[spec.source, spec.number] = again
-        return again
-
     for result in ready:
         for spec in result.chunks:
             if options.retry_failed and spec.rows_path.exists() and _failed(spec):
                 spec.rows_path.unlink()
-    for spec, tally in run_tasks(run_chunk, specs, options.workers, lost):
+    for spec, tally in run_tasks(run_chunk, specs, options.workers, without_culprit):
         by_slug[spec.source].tally.add(tally)
         report("decode", len(spec.members), total)
     for result in ready:
-        result.chunks = [final.get((spec.source, spec.number), spec) for spec in result.chunks]
         result.rejected = [row for spec in result.chunks for row in read_rejected(spec.rows_path)]
 
 
@@ -298,6 +293,8 @@ def _sweep(out: Path, work: Path, tasks: Sequence[ShardTask], ready: Sequence[So
     for path in [*out.glob("*/*.tar"), *(out / "manifest").glob("*.parquet")]:
         if path not in wanted and path.name not in ("rejected.parquet", "duplicates.parquet"):
             path.unlink()
+    for path in [*out.glob(".*.part"), *out.glob("*/.*.part")]:  # of a build that was killed
+        path.unlink()
     for folder in out.iterdir():
         if folder.is_dir() and not folder.name.startswith(".") and not any(folder.iterdir()):
             folder.rmdir()
@@ -308,8 +305,9 @@ def _sweep(out: Path, work: Path, tasks: Sequence[ShardTask], ready: Sequence[So
         names = {spec.name for spec in result.chunks}
         folder = work / "sources" / result.source.slug
         for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name.split(".")[0] not in names:
+            if path.name.split(".")[0] not in names or path.suffix == ".part":
                 path.unlink()
+    shutil.rmtree(work / "tmp", ignore_errors=True)
 
 
 def _rejected_table(ready: Sequence[SourceResult], dropped: pa.Table) -> pa.Table:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +30,8 @@ from openus.codecs import encode
 from openus.decode import open_media
 from openus.decode.frame import Frame, Media, Pixels
 from openus.dedup.hashes import phash, pixel_sha256
-from openus.errors import ArchiveError, DecodeError
+from openus.engine.watch import REASONS, Culprits, Watch, scratch
+from openus.errors import ArchiveError, DecodeError, OpenUSError
 from openus.manifest import CleanSettings, Encoding, FramePolicy, Stack
 from openus.select import Selected
 from openus.shards.schema import REJECTED, ROW
@@ -37,6 +39,7 @@ from openus.sources import mask_of, transform_of
 from openus.stack import StackedClip, open_clip
 from openus.tables import Tables
 
+log = logging.getLogger(__name__)
 _OMIT = ("shard", "offset", "size", "cluster")
 CHUNK_ROW = pa.schema(
     [ROW.field(name) for name in ROW.names if name not in _OMIT]
@@ -65,9 +68,9 @@ class ChunkSpec:
     number: int
     fingerprint: str
     """Identity of the input bytes and of the code, made by the caller."""
-    poisoned: frozenset[str] = field(default_factory=frozenset)
-    """Members that killed a worker; they are rejected unread."""
     stack: Stack | None = None
+    seconds: float = 600.0
+    """What decoding one file may take, and a second more for each of its frames; 0 for no limit."""
 
     @functools.cached_property
     def name(self) -> str:
@@ -101,9 +104,9 @@ class ChunkSpec:
         return self.folder / f"{self.name}.bin"
 
     @property
-    def reading_path(self) -> Path:
-        """Holds the member being decoded, so that after a crash the culprit is known."""
-        return self.folder / f"{self.name}.reading"
+    def culprits(self) -> Culprits:
+        """Members that ended their process; they are rejected unread."""
+        return Culprits(self.folder / f"{self.name}.culprits")
 
 
 @dataclass
@@ -136,8 +139,9 @@ def run_chunk(spec: ChunkSpec) -> Tally:
     cv2.setNumThreads(1)
     spec.folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    temporary = spec.bytes_path.with_suffix(".bin.part")
-    with temporary.open("wb") as sink:
+    spec.culprits.blame(dead=False)  # left by a build that died in this process
+    temporary = _temporary(spec.bytes_path)
+    with temporary.open("wb") as sink, scratch(spec.folder.parents[1] / "tmp"):
         maker = _Maker(spec, sink)
         maker.run()
         sink.flush()
@@ -145,8 +149,13 @@ def run_chunk(spec: ChunkSpec) -> Tally:
     temporary.replace(spec.bytes_path)
     maker.tally.seconds = time.monotonic() - began
     _write_rows(spec, maker)
-    spec.reading_path.unlink(missing_ok=True)
+    spec.culprits.forget()
     return maker.tally
+
+
+def _temporary(path: Path) -> Path:
+    """Named after this process: a worker whose build was killed may live on for a moment."""
+    return path.with_name(f"{path.name}.{os.getpid()}.part")
 
 
 def read_tally(path: Path) -> Tally:
@@ -166,7 +175,7 @@ def _write_rows(spec: ChunkSpec, maker: _Maker) -> None:
     table = table.replace_schema_metadata(
         {"tally": json.dumps(vars(maker.tally)), "rejected": json.dumps(maker.rejected, ensure_ascii=False)}
     )
-    temporary = spec.rows_path.with_suffix(".parquet.part")
+    temporary = _temporary(spec.rows_path)
     pq.write_table(table, temporary)
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
@@ -180,16 +189,27 @@ class _Maker:
         self.rejected: list[dict[str, Any]] = []
         self.tally = Tally()
         self.pending: set[int] = set()
+        self.culprits = spec.culprits.known()
+        self.watch = Watch(spec.culprits.note, spec.seconds)
         self.at = 0
         self.transform = transform_of(spec.code)
         self.draw = mask_of(spec.code)
 
     def run(self) -> None:
+        try:
+            self._read()
+        finally:
+            self.watch.close()
+        # Members come in the order of the archive; rows are kept in the order of their names.
+        self.rows.sort(key=lambda row: (row["member"], row["index"]))
+        self.rejected.sort(key=lambda row: (row["member"], row["index"], row["stage"]))
+
+    def _read(self) -> None:
         known: dict[str, list[Selected]] = {}
         for selected in self.spec.members:
-            if selected.member in self.spec.poisoned:
+            if (reason := self.culprits.get(selected.member)) is not None:
                 self.tally.members += 1
-                self.reject(selected.member, -1, "decode", "crashed", "a native decoder crashed on this file")
+                self.reject(selected.member, -1, "decode", reason, REASONS[reason])
             else:
                 known.setdefault(selected.path, []).append(selected)
         seen: set[str] = set()
@@ -197,18 +217,16 @@ class _Maker:
             for member in self.spec.tree.read(list(known)):
                 seen.add(member.path)
                 for selected in known[member.path]:
+                    self.watch.begin(selected.member)
                     self.one(member, selected)
+                    self.watch.done()
         except ArchiveError as error:
             for path in known.keys() - seen:
                 for selected in known[path]:
                     self.tally.members += 1
                     self.reject(selected.member, -1, "decode", "archive", str(error))
-        # Members come in the order of the archive; rows are kept in the order of their names.
-        self.rows.sort(key=lambda row: (row["member"], row["index"]))
-        self.rejected.sort(key=lambda row: (row["member"], row["index"], row["stage"]))
 
     def one(self, member: Member, selected: Selected) -> None:
-        self.spec.reading_path.write_text(selected.member)
         self.tally.members += 1
         before = self.tally.decoded
         self.pending.clear()
@@ -223,15 +241,16 @@ class _Maker:
                     self.tally.kept += 1
         except (DecodeError, ArchiveError) as error:
             reason = error.reason if isinstance(error, DecodeError) else "archive"
-            done = self.tally.decoded - before
-            note = f" (after {done} frames)" if done else ""
-            self.reject(selected.member, -1, "decode", reason, f"{error}{note}")
-            # Frames that cleaning still held when the file broke off; each has its own row.
-            for index in sorted(self.pending):
-                self.reject(
-                    selected.member, index, "decode", reason, "the file broke off before it was cleaned"
-                )
-            self.tally.announced += done
+            self.broke_off(selected.member, before, reason, str(error))
+            return
+        except (OpenUSError, OSError, MemoryError):
+            raise  # of this machine (a full disk), and no fault of the file
+        except Exception as error:  # a defect of ours must not cost a long build either
+            what = f"unexpected {type(error).__name__}: {error}"
+            log.warning(
+                "%s: %s: %s; please report it", self.spec.source, selected.member, what, exc_info=True
+            )
+            self.broke_off(selected.member, before, "defect", what)
             return
         taken = self.tally.decoded - before
         announced = max(taken, media.count or 0)
@@ -241,13 +260,22 @@ class _Maker:
         elif taken == 0:
             self.reject(selected.member, -1, "decode", "no-frames", "the file holds no picture")
 
+    def broke_off(self, member: str, before: int, reason: str, detail: str) -> None:
+        """A file failed, perhaps after some frames; `before` is the count of decoded frames when it began."""
+        done = self.tally.decoded - before
+        note = f" (after {done} frames)" if done else ""
+        self.reject(member, -1, "decode", reason, f"{detail}{note}")
+        # Frames that cleaning still held when the file broke off; each has its own row.
+        for index in sorted(self.pending):
+            self.reject(member, index, "decode", reason, "the file broke off before it was cleaned")
+        self.tally.announced += done
+
     def _open(self, member: Member, selected: Selected) -> Media:
         if self.spec.stack is not None:
             clip = StackedClip(selected.member, selected.rows)
             return open_clip(member.open(), member.path, self.spec.stack, clip, self.spec.policy)
-        return open_media(
-            member.open(), member.path, policy=self.spec.policy, sibling=self._sibling(member.path)
-        )
+        sibling = self._sibling(member.path)
+        return open_media(member.open(), member.path, policy=self.spec.policy, sibling=sibling)
 
     @functools.cached_property
     def _tables(self) -> Tables:
@@ -257,6 +285,7 @@ class _Maker:
     def frames(self, media: Media, selected: Selected) -> Iterator[Frame]:
         """The decoded frames, counted, each put right by the source's own code where it has some."""
         for frame in media.frames():
+            self.watch.frame()
             self.tally.decoded += 1
             self.pending.add(frame.index)
             if self.transform is None:
@@ -316,9 +345,8 @@ class _Maker:
         try:
             grey = self._mask_pixels(selected)
         except (DecodeError, ArchiveError) as error:
-            self.reject(
-                selected.mask or selected.member, -1, "mask", getattr(error, "reason", "archive"), str(error)
-            )
+            reason = getattr(error, "reason", "archive")
+            self.reject(selected.mask or selected.member, -1, "mask", reason, str(error))
             return 0, 0
         if self.spec.mask_threshold is not None:
             grey = np.where(grey > self.spec.mask_threshold, np.uint8(255), np.uint8(0))
@@ -361,11 +389,11 @@ class _Maker:
 
 
 def without_culprit(spec: ChunkSpec) -> ChunkSpec | None:
-    """After a crash: the same chunk with the file that was being read marked, or None if that is unknown."""
-    try:
-        culprit = spec.reading_path.read_text()
-    except OSError:
+    """After the death of a worker: the chunk without the file that was being read, or None if that is unknown."""
+    name = spec.culprits.blame(dead=True)
+    if name is None:
         return None
-    if not culprit or culprit in spec.poisoned:
-        return None
-    return replace(spec, poisoned=spec.poisoned | {culprit})
+    log.warning(
+        "%s: %s: a worker process died of it; it is left out and listed as rejected", spec.source, name
+    )
+    return spec

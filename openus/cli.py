@@ -169,6 +169,9 @@ def build(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try files again that failed before.")
     ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds that decoding one file may take, +1 per frame; 0: no limit.")
+    ] = 600,
     demo: Annotated[
         bool, typer.Option("--demo", help="Build the small demo corpus: no download needed.")
     ] = False,
@@ -202,6 +205,7 @@ def build(
         frames=frames or [],
         strict=strict,
         retry_failed=retry_failed,
+        timeout=timeout,
         demo=demo,
         workers=workers,
         seed=seed,

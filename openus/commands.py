@@ -54,6 +54,7 @@ def build_corpus(
     frames: Sequence[str],
     strict: bool,
     retry_failed: bool,
+    timeout: float,
     demo: bool,
     workers: int,
     seed: int | None,
@@ -81,6 +82,7 @@ def build_corpus(
         offline=offline,
         workers=workers,
         retry_failed=retry_failed,
+        timeout=timeout,
     )
     try:
         with reporter(quiet or as_json) as report:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
+import pickle
 import signal
+import threading
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
+
+from openus.errors import OpenUSError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-class WorkerLostError(RuntimeError):
+class WorkerLostError(OpenUSError):
     """A worker process died (a crash in a native library, the system out of memory) while it ran `task`."""
 
-    def __init__(self, task: object) -> None:
-        super().__init__("a worker process died")
+    def __init__(self, task: object, code: int | None) -> None:
+        super().__init__(
+            f"a worker process died ({_ending(code)}) and the task it had died again when repeated; what is done is "
+            "kept: run it again to go on, with fewer --workers if memory is short"
+        )
         self.task = task
 
 
@@ -30,78 +38,134 @@ def run_tasks(
 ) -> Iterator[tuple[Task, Result]]:
     """Run `function` over `tasks` and yield (task, result) as they finish.
 
-    `workers` is the number of processes; 0 works in this one. If a worker dies, the tasks it may have been
-    running are repeated one at a time in a process of their own, so that the one to blame is known; that one
-    is handed to `on_lost`, which returns a task to run instead, or None to give up on it.
+    `workers` is the number of processes; 0 works in this one. Each process has one task at a time, so that when
+    it dies the one to blame is known: that task is handed to `on_lost`, which returns a task to run in its
+    place. Where `on_lost` returns None, or is not given, the task is repeated once.
 
     Raises:
-        WorkerLostError: a task killed its worker and `on_lost` is not given.
+        WorkerLostError: a task killed two workers, and `on_lost` knows no other to run.
     """
     if workers == 0:
         for task in tasks:
             yield task, function(task)
         return
-    waiting = list(tasks)[::-1]
-    running: dict[Future[Result], Task] = {}
-    pool = _pool(workers)
+    waiting = deque((task, task, 0) for task in tasks)  # as given, as run, lost so often
+    crew: dict[Any, _Worker[Task, Result]] = {}
     try:
-        while waiting or running:
-            while waiting and len(running) < 2 * workers:
-                task = waiting.pop()
-                running[pool.submit(function, task)] = task
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            broken: list[Task] = []
-            for future in done:
-                task = running.pop(future)
+        while waiting or crew:
+            while waiting and len(crew) < workers:
+                worker = _Worker(function)
+                worker.give(*waiting.popleft())
+                crew[worker.pipe] = worker
+            for pipe in multiprocessing.connection.wait(list(crew)):
+                worker = crew[pipe]
+                given, run, lost = worker.task
                 try:
-                    yield task, future.result()
-                except BrokenProcessPool:
-                    broken.append(task)
-            if broken:
-                suspects = [*broken, *running.values()]
-                running.clear()
-                pool.shutdown(wait=False, cancel_futures=True)
-                for task in suspects:
-                    yield from _alone(function, task, on_lost)
-                pool = _pool(workers)
-    except BaseException:
-        _stop(pool)
-        raise
-    pool.shutdown()
+                    ok, answer = worker.take()
+                except (EOFError, OSError):
+                    del crew[pipe]
+                    waiting.appendleft(_again(given, run, lost, worker.end(), on_lost))
+                    continue
+                if waiting:  # before the result is handed on, so that nobody waits for the consumer
+                    worker.give(*waiting.popleft())
+                else:
+                    del crew[pipe]
+                    worker.end()
+                if not ok:
+                    raise answer
+                yield given, answer
+    finally:
+        for worker in crew.values():
+            worker.process.terminate()
+        for worker in crew.values():
+            worker.end()
 
 
-def _alone(
-    function: Callable[[Task], Result], task: Task, on_lost: Callable[[Task], Task | None] | None
-) -> Iterator[tuple[Task, Result]]:
-    current: Task | None = task
-    while current is not None:
-        pool = _pool(1)
+def _again(
+    given: Task, run: Task, lost: int, code: int | None, on_lost: Callable[[Task], Task | None] | None
+) -> tuple[Task, Task, int]:
+    instead = on_lost(run) if on_lost is not None else None
+    if instead is not None:
+        return given, instead, 0
+    if lost:
+        raise WorkerLostError(given, code)
+    return given, run, lost + 1
+
+
+class _Worker(Generic[Task, Result]):
+    """One process and the pipe to it."""
+
+    def __init__(self, function: Callable[[Task], Result]) -> None:
+        # Spawned, not forked: a fork would copy locks held by threads of native libraries.
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+        self.function: Callable[[Task], Result] | None = function
+
+    def give(self, given: Task, run: Task, lost: int) -> None:
+        self.task = given, run, lost
         try:
-            yield task, pool.submit(function, current).result()
-            return
-        except BrokenProcessPool as error:
-            if on_lost is None:
-                raise WorkerLostError(task) from error
-            current = on_lost(current)
-        finally:
-            _stop(pool)
+            if self.function is not None:
+                self.pipe.send(self.function)
+                self.function = None
+            self.pipe.send(run)
+        except OSError:
+            pass  # it is dead; taking its answer will tell
+
+    def take(self) -> tuple[bool, Any]:
+        answer: tuple[bool, Any] = self.pipe.recv()
+        return answer
+
+    def end(self) -> int | None:
+        """Let the process go; returns its exit code, negative for a signal."""
+        self.pipe.close()
+        self.process.join()
+        code = self.process.exitcode
+        self.process.close()
+        return code
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: a fork would copy locks held by threads of native libraries.
-    return ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_worker
-    )
-
-
-def _quiet_worker() -> None:
-    """Workers leave Ctrl-C to the parent and keep native libraries to one thread each."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _serve(pipe: Any) -> None:
+    """What a worker process does: the function, then task after task until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
+        os.environ.setdefault(name, "1")  # before the function's libraries are imported
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    try:
+        function = pipe.recv()
+        while True:
+            pipe.send_bytes(_answer(function, pipe.recv()))
+    except (EOFError, OSError):
+        os._exit(0)  # at once: threads of native libraries may refuse to end in order
 
 
-def _stop(pool: ProcessPoolExecutor) -> None:
-    for process in list((getattr(pool, "_processes", None) or {}).values()):
-        process.terminate()
-    pool.shutdown(wait=True, cancel_futures=True)
+def _answer(function: Callable[[Any], Any], task: Any) -> bytes:
+    try:
+        return pickle.dumps((True, function(task)))
+    except Exception as error:
+        error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+        try:
+            whole = pickle.dumps((False, error))
+            pickle.loads(whole)
+            return whole
+        except Exception:
+            return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+def _leave_with_parent() -> None:
+    """A parent that was killed closes no pipe while a task runs; two builds must not write the same files."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"signal {-code}"
+    return f"exit code {code}"

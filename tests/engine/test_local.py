@@ -1,5 +1,9 @@
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +18,25 @@ def fragile(task: int) -> int:
     if task < 0:
         os.kill(os.getpid(), signal.SIGSEGV)
     return task + 1
+
+
+def dies_once(task: str) -> str:
+    if not Path(task).exists():
+        Path(task).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def naps(task: str) -> None:
+    Path(task).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def _alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def failing(task: int) -> int:
@@ -39,10 +62,31 @@ def test_a_crash_costs_one_task() -> None:
     assert asked == [-1]
 
 
-def test_a_crash_nobody_handles_names_its_task() -> None:
-    with pytest.raises(WorkerLostError) as caught:
+def test_a_crash_nobody_handles_is_tried_once_more_and_then_names_its_task() -> None:
+    with pytest.raises(WorkerLostError, match=r"died \(SIGSEGV\).*fewer --workers") as caught:
         list(run_tasks(fragile, [-1], 1))
     assert caught.value.task == -1
+
+
+def test_a_worker_that_was_killed_costs_nothing(tmp_path: Path) -> None:
+    """The system kills a process when memory is short; the task is not to blame, and is repeated."""
+    tasks = [str(tmp_path / name) for name in "abc"]
+    assert sorted(run_tasks(dies_once, tasks, 2)) == [(task, task) for task in tasks]
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    code = f"from tests.engine.test_local import *; list(run_tasks(naps, [{str(tmp_path / 'pid')!r}], 1))"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert parent.poll() is None
+        time.sleep(0.02)
+    worker = int((tmp_path / "pid").read_text())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while _alive(worker):
+        assert time.monotonic() < deadline, "the worker outlives its parent"
+        time.sleep(0.02)
 
 
 def test_an_error_reaches_the_caller() -> None:
