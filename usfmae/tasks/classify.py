@@ -40,7 +40,7 @@ class ClassificationObjective:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Logits float [B, C] and int64 [B] to the weighted mean loss."""
-        weights = self.weights.to(outputs.device)
+        self.weights = weights = self.weights.to(outputs.device)  # copied once, not at each step
         if not self.gamma:
             return F.cross_entropy(outputs, targets, weights, label_smoothing=self.smoothing)
         each = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=self.smoothing)

@@ -33,7 +33,8 @@ class MultilabelObjective:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Logits and targets (0 or 1), float [B, C]."""
         wanted = targets * (1 - self.smoothing) + self.smoothing / 2
-        return F.binary_cross_entropy_with_logits(outputs, wanted, pos_weight=self.weights.to(outputs.device))
+        self.weights = self.weights.to(outputs.device)  # copied once, not at each step
+        return F.binary_cross_entropy_with_logits(outputs, wanted, pos_weight=self.weights)
 
     def score(self, batches: Batches) -> dict[str, float]:
         outputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))

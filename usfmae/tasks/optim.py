@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -59,24 +61,42 @@ class Average:
     """Exponential moving average of a model's parameters and float buffers.
 
     The first steps average over fewer of them (decay (1 + t) / (10 + t)), so that a short run is not held
-    back by its random start.
+    back by its random start. `state` has the names of the model's state_dict.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.steps = decay, 0
-        self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        # A state_dict holds the parameters themselves: gathered once, since that takes long beside a GPU's step.
+        own = model.state_dict()
+        self.state = {key: value.detach().clone() for key, value in own.items()}
+        floating = [key for key, value in own.items() if value.is_floating_point()]
+        self._mine, self._own = [self.state[key] for key in floating], [own[key] for key in floating]
+        self._counters = [(self.state[key], own[key]) for key in own if key not in set(floating)]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         """Take one step of the average after one step of the optimiser."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        mine: list[Tensor] = []
-        theirs: list[Tensor] = []
-        for key, value in model.state_dict().items():
-            if value.is_floating_point():
-                mine.append(self.state[key])
-                theirs.append(value)
-            else:
-                self.state[key].copy_(value)
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        torch._foreach_lerp_(self._mine, self._own, 1 - decay)
+        for mine, own in self._counters:
+            mine.copy_(own)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the average's weights for a while."""
+        with torch.no_grad():
+            kept = [own.clone() for own in self._own]
+            torch._foreach_copy_(self._own, self._mine)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self._own, kept)
+
+    @torch.no_grad()
+    def load(self, steps: int, state: Mapping[str, Tensor]) -> None:
+        """Go on from a saved average."""
+        self.steps = steps
+        for key, value in self.state.items():
+            value.copy_(state[key])

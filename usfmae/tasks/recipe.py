@@ -38,7 +38,9 @@ class AugmentSettings:
     shift: float = 0.05
     """Largest displacement as a share of the side."""
     gain: float = 0.1
-    """Largest change of brightness, in units of the full grey range."""
+    """Largest change of brightness: every grey value is multiplied by 1 ± so much."""
+    contrast: float = 0.0
+    """Largest change of the distance from the mean grey, either way, on a log scale; black stays black."""
     gamma: float = 0.2
     """Largest change of the exponent of the grey curve, either way, on a log scale."""
     erase: float = 0.0
@@ -94,6 +96,8 @@ class FinetuneRecipe:
     neither class weights nor overconfidence decide where the classes divide."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast or float32; auto is bf16 where the hardware multiplies it (GPU, AMX)."""
+    compile: bool = False
+    """Compile the training forward and backward (torch.compile); pays only for runs of many minutes."""
     resamples: int = 1000
     """Bootstrap draws of the intervals."""
 

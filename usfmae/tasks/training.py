@@ -9,17 +9,18 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openus.errors import OpenUSError, UsageError
 from usfmae.model.weights import write_atomic
-from usfmae.tasks.augment import augment
+from usfmae.tasks.augment import augment, draw
 from usfmae.tasks.models import Network
 from usfmae.tasks.optim import Average, make_optimizer, rate, set_rate
 from usfmae.tasks.recipe import FinetuneRecipe
@@ -109,6 +110,7 @@ def fit(
     Raises OpenUSError when the loss is not finite, and UsageError for the state of another run.
     """
     device = train.images.device
+    forward: nn.Module = torch.compile(network) if recipe.compile else network  # type: ignore[assignment]
     optimizer = make_optimizer(network.body, recipe)
     average = Average(network.body, recipe.ema) if recipe.ema else None
     run = _load_state(folder / STATE, fingerprint, network, optimizer, average, device) or Fit()
@@ -117,14 +119,14 @@ def fit(
         if recipe.patience and epoch - 1 - run.best_epoch >= recipe.patience and run.best_epoch >= 0:
             break
         began = time.monotonic()
-        loss = _train_epoch(network, train, objective, recipe, optimizer, average, seed, epoch, run)
+        loss = _train_epoch(network, forward, train, objective, recipe, optimizer, average, seed, epoch, run)
         scores = _score(network, average, val, objective, recipe)
         run.epoch, run.seconds = epoch, run.seconds + time.monotonic() - began
         run.history.append({"epoch": epoch, "train_loss": loss, **{f"val_{k}": v for k, v in scores.items()}})
         if run.best_epoch < 0 or _better(scores, run.best, objective.monitor):
             run.best_epoch, run.best = epoch, scores
             source = average.state if average else network.body.state_dict()
-            run.best_state = {key: value.detach().cpu().clone() for key, value in source.items()}
+            run.best_state = {key: value.detach().clone() for key, value in source.items()}
         now = time.monotonic()
         if now > due:
             _save_state(folder / STATE, fingerprint, network, optimizer, average, run)
@@ -141,32 +143,38 @@ def _better(scores: dict[str, float], best: dict[str, float], monitor: str) -> b
 
 
 def _train_epoch(
-    network: Network, train: Samples, objective: Objective, recipe: FinetuneRecipe,
+    network: Network, forward: nn.Module, train: Samples, objective: Objective, recipe: FinetuneRecipe,
     optimizer: torch.optim.Optimizer, average: Average | None, seed: int, epoch: int, run: Fit,
 ) -> float:  # fmt: skip
-    """One pass over the training part in a drawn order; the mean loss."""
+    """One pass over the training part in a drawn order; the mean loss.
+
+    Order and changes go to the device before the first step, and nothing is read back before the last: a step
+    only queues work.
+    """
     device = train.images.device
     generator = torch.Generator().manual_seed(_mix(seed, epoch, 0))
     torch.manual_seed(_mix(seed, epoch, 1))  # drop path and dropout draw from the global generator
     batch = min(recipe.batch_size, len(train))
     steps = max(1, len(train) // batch)  # a smaller last batch would weigh its samples more
-    order = torch.randperm(len(train), generator=generator)
+    order = torch.randperm(len(train), generator=generator)[: steps * batch].to(device)
+    changes = draw(len(order), recipe.augment, generator, device)
     network.train()
     total = torch.zeros((), device=device)
     entered = time.perf_counter()
     for step in range(steps):
-        rows = order[step * batch : (step + 1) * batch].to(device)
+        part = slice(step * batch, (step + 1) * batch)
+        rows = order[part]
         targets = train.targets[rows]
         # Masks, uint8 [B, S, S], move with their images; other targets stay.
         pixels, masks = augment(
-            train.images[rows], recipe.augment, generator, targets if targets.dtype == torch.uint8 else None
+            train.images[rows], changes[part], targets if targets.dtype == torch.uint8 else None
         )
         targets = targets if masks is None else masks
         set_rate(optimizer, rate(recipe, epoch + step / steps))
         began = time.perf_counter()
-        loss = _step(network, pixels, targets, objective, recipe, optimizer, generator)
+        loss = _step(forward, pixels, targets, objective, recipe, optimizer, generator)
         if average is not None:
-            average.update(network.body)
+            average.update()
         total += loss
         if device.type == "cpu":
             run.model_seconds += time.perf_counter() - began
@@ -182,7 +190,7 @@ def _train_epoch(
 
 
 def _step(
-    network: Network, pixels: Tensor, targets: Tensor, objective: Objective, recipe: FinetuneRecipe,
+    forward: nn.Module, pixels: Tensor, targets: Tensor, objective: Objective, recipe: FinetuneRecipe,
     optimizer: torch.optim.Optimizer, generator: torch.Generator,
 ) -> Tensor:  # fmt: skip
     with autocast(pixels.device, recipe.precision):
@@ -191,16 +199,16 @@ def _step(
             drawn = int(torch.randint(2**62, (1,), generator=generator))
             share = float(np.random.default_rng(drawn).beta(recipe.mixup, recipe.mixup))
             partner = torch.randperm(len(pixels), generator=generator).to(pixels.device)
-            outputs = network(share * pixels + (1 - share) * pixels[partner])
+            outputs = forward(share * pixels + (1 - share) * pixels[partner])
         else:
-            share, partner, outputs = 1.0, None, network(pixels)
+            share, partner, outputs = 1.0, None, forward(pixels)
     loss = objective.loss(outputs.float(), targets)
     if partner is not None:
         loss = share * loss + (1 - share) * objective.loss(outputs.float(), targets[partner])
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if recipe.clip_norm:
-        torch.nn.utils.clip_grad_norm_(network.body.parameters(), recipe.clip_norm)
+        nn.utils.clip_grad_norm_(forward.parameters(), recipe.clip_norm)
     optimizer.step()
     return loss.detach()
 
@@ -218,7 +226,9 @@ def measure_rate(network: Network, samples: Samples, recipe: FinetuneRecipe, ste
         if step == 1:
             _wait(samples.images.device)
             began = time.perf_counter()
-        pixels, _ = augment(samples.images, recipe.augment, generator)
+        pixels, _ = augment(
+            samples.images, draw(len(samples), recipe.augment, generator, samples.images.device)
+        )
         with autocast(pixels.device, recipe.precision):
             outputs = network(pixels)
         optimizer.zero_grad(set_to_none=True)
@@ -247,6 +257,7 @@ def predict_batches(
     [B, C, S, S] of the mirror image are mirrored back.
     """
     network.eval()
+    finite = torch.ones((), dtype=torch.bool, device=samples.images.device)
     for start in range(0, len(samples), batch):
         pixels = samples.images[start : start + batch].float().div_(255)
         with autocast(pixels.device, precision):
@@ -254,24 +265,19 @@ def predict_batches(
             if flip:
                 mirrored = network(pixels.flip(-1)).float()
                 outputs = torch.stack([outputs, mirrored.flip(-1) if mirrored.ndim == 4 else mirrored])
-        if not outputs.isfinite().all():
-            raise OpenUSError(
-                "the network's outputs became NaN or infinite; lower lr in the recipe, or set precision: fp32"
-            )
+        finite &= outputs.isfinite().all()
         yield outputs, samples.targets[start : start + batch]
+    if not finite:
+        raise OpenUSError(
+            "the network's outputs became NaN or infinite; lower lr in the recipe, or set precision: fp32"
+        )
 
 
 def _score(
     network: Network, average: Average | None, val: Samples, objective: Objective, recipe: FinetuneRecipe
 ) -> dict[str, float]:
-    own = None
-    if average is not None:
-        own = {key: value.detach().clone() for key, value in network.body.state_dict().items()}
-        network.body.load_state_dict(average.state)
-    scores = objective.score(predict_batches(network, val, 2 * recipe.batch_size, recipe.precision))
-    if own is not None:
-        network.body.load_state_dict(own)
-    return scores
+    with average.applied() if average is not None else nullcontext():
+        return objective.score(predict_batches(network, val, 2 * recipe.batch_size, recipe.precision))
 
 
 def _save_state(
@@ -305,8 +311,5 @@ def _load_state(
     network.body.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     if average is not None:
-        average.steps = state["average"]["steps"]
-        average.state = state["average"]["state"]
-    run = Fit(**state["run"])
-    run.best_state = {key: value.cpu() for key, value in run.best_state.items()}
-    return run
+        average.load(state["average"]["steps"], state["average"]["state"])
+    return Fit(**state["run"])
