@@ -140,12 +140,21 @@ def words(corpus: Path, weights: Path, recipe_file: Path) -> list[str]:
     return [str(word) for word in ("benchmark", corpus, *models, *recipes, *rest)]
 
 
-def test_the_table(usfmae: Cli, words: list[str], tmp_path: Path) -> None:
-    end = usfmae(*words, "-o", tmp_path, "--plan")
-    assert end.returncode == 0 and end.stdout.startswith("8 runs, about") and not (tmp_path / "runs").exists()
-    end = usfmae(*words, "-o", tmp_path)
+@pytest.fixture(scope="module")
+def table(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole comparison."""
+    out = tmp_path_factory.mktemp("table") / "out"
+    command = [sys.executable, "-m", "usfmae.cli", *words, "-o", str(out)]
+    end = subprocess.run(command, capture_output=True, text=True)
     assert end.returncode == 0, end.stderr
-    assert "8 runs, 8 to do" in end.stderr
+    assert "8 runs, 8 to do" in end.stderr and "[8/8]" in end.stderr and " left)" in end.stderr
+    return out
+
+
+def test_the_table(usfmae: Cli, words: list[str], table: Path, tmp_path: Path) -> None:
+    end = usfmae(*words, "-o", tmp_path / "plan", "--plan")
+    assert end.returncode == 0 and end.stdout.startswith("8 runs, ") and not (tmp_path / "plan").exists()
+    shutil.copytree(table, tmp_path, dirs_exist_ok=True)
     result = json.loads((tmp_path / "results.json").read_text())
     cell = result["cells"]["ours"]["bus-bra"]
     assert cell["runs"] == 4 and cell["folds"] == 2 and cell["seeds"] == 2
@@ -179,6 +188,17 @@ def test_the_table(usfmae: Cli, words: list[str], tmp_path: Path) -> None:
         json.loads((tmp_path / "results.json").read_text())["cells"]["ours"]["bus-bra"]["scores"]
         == cell["scores"]
     )
+
+
+def test_runs_side_by_side_give_the_same(usfmae: Cli, words: list[str], table: Path, tmp_path: Path) -> None:
+    """Each in a process of its own, and not one digit differs."""
+    end = usfmae(*words, "-o", tmp_path, "--jobs", 2)
+    assert end.returncode == 0, end.stderr
+    assert "[8/8]" in end.stderr
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (table, tmp_path))
+    for model in one["models"]:
+        cells = [result["cells"][model]["bus-bra"] for result in (one, two)]
+        assert cells[0]["over_runs"] == cells[1]["over_runs"] and cells[0]["scores"] == cells[1]["scores"]
 
 
 def test_a_killed_comparison_goes_on(usfmae: Cli, words: list[str], tmp_path: Path) -> None:

@@ -10,9 +10,13 @@ continues. Images are decoded once for all models that want the same size.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,7 @@ from usfmae.tasks.finetune import TASKS, choose_folds, load_with_progress, test_
 from usfmae.tasks.metrics import summary
 from usfmae.tasks.models import Start, build
 from usfmae.tasks.recipe import FinetuneRecipe
-from usfmae.tasks.runs import Job, run, write_json
+from usfmae.tasks.runs import METRICS, Job, run, write_json
 from usfmae.tasks.splits import Split
 from usfmae.tasks.table import write_tables
 from usfmae.tasks.training import Samples, measure_rate, pick_device
@@ -54,6 +58,11 @@ class Plan:
     seed: int
     split: Split
     folder: Path
+
+    @property
+    def label(self) -> str:
+        """What the run is called in messages."""
+        return f"{self.benchmark.name}, {self.entry.name}, seed {self.seed}, {self.split.name}"
 
 
 def parse_model(word: str, pretrained: FinetuneRecipe, scratch: FinetuneRecipe) -> Entry:
@@ -95,13 +104,15 @@ def benchmark(
     seeds: int = 1,
     resamples: int = 1000,
     device: str = "auto",
+    jobs: int = 1,
     quiet: bool = False,
     plan_only: bool = False,
 ) -> dict[str, Any]:
     """Run what is not yet done, write the tables, and return what results.json holds.
 
-    The first entry is the one that the others are compared with. A run that fails is named in ``failed``; the
-    table is made of the others. Raises UsageError before anything runs.
+    The first entry is the one that the others are compared with. jobs: runs at the same time, each in a process of
+    its own; a small model alone leaves a large GPU idle. A run that fails is named in ``failed``; the table is made
+    of the others. Raises UsageError before anything runs.
     """
     twice = {entry.name for entry in entries if sum(other.name == entry.name for other in entries) > 1}
     if twice:
@@ -119,12 +130,15 @@ def benchmark(
         for plan in make_plans(shelf, entry, one, out, protocol, folds, seeds)
     ]
     expected = estimate(shelf, plans, on)
+    pending = [plan for plan in plans if not (plan.folder / METRICS).is_file()]
     if plan_only:
-        return {"runs": len(plans), "expected_seconds": expected}
+        return {"runs": len(plans), "to_do": len(pending), "expected_seconds": expected}
     if not quiet:
-        pending = sum(not (plan.folder / "metrics.json").is_file() for plan in plans)
-        console.err.print(f"{len(plans)} runs, {pending} to do, about {_duration(expected)} on this machine")
-    failed = _run_all(shelf, plans, on, quiet)
+        most = " one after another" if jobs > 1 else ""
+        console.err.print(
+            f"{len(plans)} runs, {len(pending)} to do, at most about {_duration(expected)}{most} on this machine"
+        )
+    failed = _run_all(shelf, plans, on, jobs, quiet)
     result = collect(shelf, plans, entries, declared, failed, resamples)
     write_json(out / "results.json", result)
     write_tables(out, result)
@@ -170,7 +184,7 @@ def estimate(shelf: Shelf, plans: Sequence[Plan], device: torch.device) -> float
     """Seconds that the unfinished runs will take at most: a few training steps of each model are timed."""
     total, rates = 0.0, {}
     for plan in plans:
-        if (plan.folder / "metrics.json").is_file():
+        if (plan.folder / METRICS).is_file():
             continue
         recipe, key = plan.entry.recipe, (plan.entry.name, plan.benchmark.name)
         if key not in rates:
@@ -190,24 +204,75 @@ def estimate(shelf: Shelf, plans: Sequence[Plan], device: torch.device) -> float
     return total
 
 
-def _run_all(shelf: Shelf, plans: Sequence[Plan], device: torch.device, quiet: bool) -> list[dict[str, str]]:
+def _run_all(
+    shelf: Shelf, plans: Sequence[Plan], device: torch.device, jobs: int, quiet: bool
+) -> list[dict[str, str]]:
+    """Every run, finished ones read; a line for each as it ends. What failed, with the reason."""
     failed = []
-    began = time.monotonic()
-    for number, plan in enumerate(plans, 1):
-        label = f"{plan.benchmark.name}, {plan.entry.name}, seed {plan.seed}, {plan.split.name}"
-        try:
-            result = run(_job(shelf, plan), plan.folder, device, quiet)
-        except OpenUSError as error:
-            failed.append({"run": label, "error": str(error)})
-            console.err.print(f"[{number}/{len(plans)}] {label}: {error}", style="red", markup=False)
-            continue
-        if not quiet:
-            score = result["metrics"]["f1_weighted"]["value"]
-            spent = _duration(time.monotonic() - began)
+    began, told = time.monotonic(), 0
+    to_do = sum(not (plan.folder / METRICS).is_file() for plan in plans)
+    for number, (plan, new, result) in enumerate(_results(shelf, plans, device, jobs, quiet), 1):
+        told += new
+        head = f"[{number}/{len(plans)}] {plan.label}: "
+        if isinstance(result, str):
+            failed.append({"run": plan.label, "error": result})
+            console.err.print(head + result, style="red", markup=False)
+        elif not quiet:
+            spent = time.monotonic() - began
+            left = f", about {_duration(spent / told * (to_do - told))} left" if told and to_do > told else ""
             console.err.print(
-                f"[{number}/{len(plans)}] {label}: weighted F1 {100 * score:.1f} % ({spent})", markup=False
+                f"{head}weighted F1 {100 * result:.1f} % ({_duration(spent)}{left})", markup=False
             )
     return failed
+
+
+def _results(
+    shelf: Shelf, plans: Sequence[Plan], device: torch.device, jobs: int, quiet: bool
+) -> Iterator[tuple[Plan, bool, float | str]]:
+    """Each run as it ends: whether it ran now, and its weighted F1 or what went wrong."""
+    new = {plan.folder: not (plan.folder / METRICS).is_file() for plan in plans}
+    if jobs == 1:
+        for plan in plans:
+            yield plan, new[plan.folder], _one(shelf, plan, device, quiet)
+        return
+    cores = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")  # a forked process could not use the GPU
+    with ProcessPoolExecutor(jobs, context, _begin, (shelf, cores)) as pool:
+        waiting = {pool.submit(_one_here, plan, device): plan for plan in plans}
+        for future in as_completed(waiting):
+            plan = waiting[future]
+            try:
+                yield plan, new[plan.folder], future.result()
+            except BrokenProcessPool:
+                yield (
+                    plan,
+                    new[plan.folder],
+                    "its process was killed (memory?); give fewer --jobs, and run again",
+                )
+
+
+def _one(shelf: Shelf, plan: Plan, device: torch.device, quiet: bool) -> float | str:
+    try:
+        result = run(_job(shelf, plan), plan.folder, device, quiet)
+    except OpenUSError as error:
+        return str(error)
+    except torch.OutOfMemoryError:
+        return f"the memory of {device} does not hold it; give fewer --jobs, or --set batch_size=N with a smaller N"
+    return float(result["metrics"]["f1_weighted"]["value"])
+
+
+_shelf: Shelf | None = None  # of a process that makes runs for another
+
+
+def _begin(shelf: Shelf, threads: int) -> None:
+    global _shelf
+    _shelf = shelf
+    torch.set_num_threads(threads)
+
+
+def _one_here(plan: Plan, device: torch.device) -> float | str:
+    assert _shelf is not None
+    return _one(_shelf, plan, device, True)
 
 
 def _duration(seconds: float) -> str:
@@ -228,8 +293,7 @@ def collect(
         reference: Runs | None = None
         for entry in entries:
             mine = [plan for plan in plans if plan.benchmark is one and plan.entry is entry]
-            labels = [f"{one.name}, {entry.name}, seed {plan.seed}, {plan.split.name}" for plan in mine]
-            if not mine or bad & set(labels):
+            if not mine or bad & {plan.label for plan in mine}:
                 continue
             seeds = read_predictions(mine, shelf.get(one, entry.recipe))
             cell = _cell(mine, seeds, positive, resamples)
@@ -255,7 +319,7 @@ def _protocol(plans: Sequence[Plan], declared: Benchmark) -> str:
 
 
 def _cell(plans: Sequence[Plan], seeds: Runs, positive: int, resamples: int) -> dict[str, Any]:
-    results = [json.loads((plan.folder / "metrics.json").read_text()) for plan in plans]
+    results = [json.loads((plan.folder / METRICS).read_text()) for plan in plans]
     leaks = sum(bool(result["leaks"]) for result in results)
     return {
         "runs": len(plans), "folds": len(seeds[0]), "seeds": len(seeds), "over_runs": summary(results),

@@ -259,6 +259,9 @@ def benchmark(
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would run and how long it takes; run nothing.")
     ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Runs at the same time; 3 or so fill a large GPU.")
+    ] = 1,
     device: DeviceOption = "auto",
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -276,7 +279,7 @@ def benchmark(
     recipes = (load_recipe(recipe, set_ or ()), load_recipe(scratch_recipe, set_ or ()))
     result = work(
         data, [parse_model(word, *recipes) for word in model], benchmark, out, protocol=protocol, folds=fold,
-        seeds=seeds, device=device, quiet=quiet or json_, plan_only=plan,
+        seeds=seeds, device=device, jobs=jobs, quiet=quiet or json_, plan_only=plan,
     )  # fmt: skip
     if json_:
         console.print_json(result)
