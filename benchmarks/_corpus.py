@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from openus.dedup.hashes import phash, pixel_sha256
-from openus.shards.schema import SCHEMA_VERSION
+from openus.shards.schema import QUALITY, SCHEMA_VERSION
 from openus.shards.writer import cut, sample_footprint, write_shard
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "bus-bra" / "BUSBRA" / "Images"
@@ -48,7 +48,7 @@ def make(folder: Path, count: int, side: int = 256, quality: int = 95, shard_byt
             "source_width": width, "source_height": height, "sha256": hashlib.sha256(data).hexdigest(),
             "pixel_sha256": pixel_sha256(grey), "phash": phash(grey), "cluster": key,
             "sector": [0, 0, width, height], "cleaned_fraction": 0.0, "text_boxes": -1, "flags": "",
-            "licence": "CC-BY-4.0", "redistribution": "recipe-only",
+            **dict.fromkeys(QUALITY, False), "licence": "CC-BY-4.0", "redistribution": "recipe-only",
         }  # fmt: skip
         samples.append((row, data))
     infos = []

@@ -15,7 +15,7 @@ from openus.archives import Tree
 from openus.catalogue import Catalogue
 from openus.chunks import ChunkSpec, Tally, read_rejected, run_chunk, without_culprit
 from openus.dedup.stage import deduplicate
-from openus.engine.local import run_tasks
+from openus.engine.local import kept_workers, run_tasks
 from openus.errors import CorpusError, OpenUSError, UsageError
 from openus.fetch import obtain
 from openus.ledger import fingerprint, inputs_state, one_builder
@@ -113,7 +113,7 @@ def build(
     sources = list(chosen_sources(corpus, catalogue, slugs))
     _check(corpus, sources, options)
     work = out / ".work"
-    with one_builder(work):
+    with one_builder(work), kept_workers():
         results = [_prepare(source, corpus, options, work, report) for source in sources]
         ready = [result for result in results if result.problem is None]
         _decode(ready, options, report)

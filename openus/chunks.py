@@ -29,12 +29,13 @@ from openus.clean import Cleaned, Refused, clean_frames
 from openus.codecs import encode
 from openus.decode import open_media
 from openus.decode.frame import Frame, Media, Pixels
+from openus.decode.original import original
 from openus.dedup.hashes import phash, pixel_sha256
 from openus.engine.watch import REASONS, Culprits, Watch, scratch
 from openus.errors import ArchiveError, DecodeError, OpenUSError
 from openus.manifest import CleanSettings, Encoding, FramePolicy, Stack
 from openus.select import Selected
-from openus.shards.schema import REJECTED, ROW
+from openus.shards.schema import QUALITY, REJECTED, ROW
 from openus.sources import mask_of, transform_of
 from openus.stack import StackedClip, open_clip
 from openus.tables import Tables
@@ -300,7 +301,7 @@ class _Maker:
 
     def row(self, frame: Frame, cleaned: Cleaned, selected: Selected, kind: str) -> dict[str, Any]:
         spec = self.spec
-        data = encode(cleaned.pixels, spec.encoding)
+        data = _unchanged(frame, cleaned, spec.encoding) or encode(cleaned.pixels, spec.encoding)
         at, length = self.put(data)
         mask_at, mask_length = 0, 0
         if spec.masks and (selected.mask or self.draw):
@@ -329,6 +330,7 @@ class _Maker:
             "cleaned_fraction": cleaned.fraction,
             "text_boxes": cleaned.text_boxes,
             "flags": ",".join(cleaned.flags),
+            **{word: word in cleaned.flags for word in QUALITY},
             "licence": spec.licence,
             "redistribution": spec.redistribution,
             "at": at,
@@ -386,6 +388,14 @@ class _Maker:
     def _sibling(self, path: str) -> Any:
         folder = path.rsplit("/", 1)[0] + "/" if "/" in path else ""
         return lambda name: self.spec.tree.open(folder + name)
+
+
+def _unchanged(frame: Frame, cleaned: Cleaned, encoding: Encoding) -> bytes | None:
+    """The file's own bytes, where no pixel was changed and they are of the format that is asked for."""
+    if frame.file is None or cleaned.pixels.shape != frame.pixels.shape:
+        return None
+    same = np.array_equal(cleaned.pixels, frame.pixels)
+    return original(frame.file, encoding.format) if same else None
 
 
 def without_culprit(spec: ChunkSpec) -> ChunkSpec | None:

@@ -267,6 +267,10 @@ class QualityLimits(_Strict):
     """Variance of the Laplacian over that of the grey levels."""
     tiny: int = Field(default=64, ge=0)
     """Short side in pixels."""
+    black_level: int = Field(default=10, ge=0, le=255)
+    """A pixel up to this grey level counts as black."""
+    empty: float = Field(default=0.05, ge=0, le=1)
+    """Share of pixels that are not black, below which a picture shows next to nothing."""
 
 
 class CleanSettings(_Strict):

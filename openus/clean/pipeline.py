@@ -15,7 +15,7 @@ import numpy as np
 
 from openus.clean.evidence import look
 from openus.clean.fill import fill
-from openus.clean.grey import lit_fraction, resize_short_side, to_grey
+from openus.clean.grey import is_dark, lit_fraction, resize_short_side, to_grey
 from openus.clean.marks import Colour, coloured
 from openus.clean.plan import Plan, make_plan
 from openus.clean.quality import quality_flags
@@ -104,8 +104,8 @@ def clean_frame(pixels: Pixels, settings: CleanSettings, plan: Plan | None = Non
             grey = fill(grey, hidden, settings.fill)
     if plan.inside is not None:
         grey = np.asarray(cv2.bitwise_and(grey, plan.inside), np.uint8)
-    lit = lit_fraction(grey, settings.dark_level)
-    if lit < settings.dark_fraction:
+    if is_dark(grey, settings.dark_level, settings.dark_fraction):
+        lit = lit_fraction(grey, settings.dark_level)
         return Refused("dark", f"{lit:.4%} of pixels above grey level {settings.dark_level}")
     size = None if settings.size == "native" else settings.size
     small = resize_short_side(grey, size, settings.filter)

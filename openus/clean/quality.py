@@ -1,9 +1,12 @@
-"""Flags of pictures that a user may want to leave out: saturated, flat, blurred, tiny."""
+"""Flags of pictures that a user may want to leave out: empty, saturated, flat, blurred, tiny."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from openus.decode.frame import Pixels
 from openus.manifest import QualityLimits
@@ -17,21 +20,31 @@ def quality_flags(pixels: Pixels, limits: QualityLimits) -> list[str]:
     variance of the grey levels, so that gain does not change it.
     """
     flags = []
+    lit = cv2.threshold(pixels, limits.black_level, 1, cv2.THRESH_BINARY)[1]
+    if cv2.countNonZero(lit) < limits.empty * pixels.size:
+        flags.append("empty")
     shown = cv2.inRange(pixels, 1, 255)
     count = max(1, cv2.countNonZero(shown))
     if cv2.countNonZero(cv2.inRange(pixels, limits.white_level, 255)) > limits.saturated * count:
         flags.append("saturated")
-    spread = float(cv2.meanStdDev(pixels, mask=shown)[1][0, 0])
-    if spread < limits.flat:
+    spread = _variance(pixels, count)
+    if spread < limits.flat**2:
         flags.append("flat")
     else:
         edges = cv2.Laplacian(pixels, cv2.CV_16S)
-        sharpness = float(cv2.meanStdDev(edges, mask=shown)[1][0, 0]) ** 2 / spread**2
-        if sharpness < limits.blurred:
+        if count < pixels.size:
+            edges = cv2.bitwise_and(edges, edges, mask=shown)
+        if _variance(edges, count) < limits.blurred * spread:
             flags.append("blurred")
     if min(pixels.shape) < limits.tiny:
         flags.append("tiny")
     return flags
+
+
+def _variance(values: NDArray[np.integer[Any]], count: int) -> float:
+    """Of the `count` values [H, W] that are not zero by a mask: zeros add to neither sum, so none is needed here."""
+    mean = float(cv2.sumElems(values)[0]) / count
+    return max(0.0, float(cv2.norm(values, cv2.NORM_L2SQR)) / count - mean**2)
 
 
 def panel_seam(work: Pixels) -> bool:

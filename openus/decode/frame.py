@@ -21,10 +21,12 @@ class Frame:
 
     pixels: uint8 [H, W] grey or uint8 [H, W, 3] RGB, C-contiguous.
     index:  0-based position in its clip or volume before any frame policy; 0 for a single image.
+    file:   the bytes of the file, where it is a still picture and decoding them gives just these pixels.
     """
 
     pixels: Pixels
     index: int = 0
+    file: bytes | None = None
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 from openus.decode.frame import Pixels
 from openus.decode.grey import Scale, collapsed, scale_for
 from openus.decode.limits import DecodeLimits, guard, guarded
+from openus.decode.original import header_segments
 from openus.decode.policy import Clip, Wanted
 from openus.errors import DecodeError
 
@@ -34,15 +35,19 @@ PILLOW = {
 _DEEP = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}
 _SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: bit 0 marks a reduced-resolution copy
 _ORIENTATION = 0x0112
+_APP1 = 0xE1  # JPEG segment of EXIF
 
 
-def decode(data: bytes, kind: str, name: str, limits: DecodeLimits) -> Pixels:
-    """The (first) picture of an encoded image as uint8 [H, W] or [H, W, 3]. Raises `DecodeError`."""
-    fast = _png(data, name, limits) if kind == "png" else _jpeg(data, name, limits) if kind == "jpg" else None
-    if fast is not None:
-        return fast
+def decode_still(data: bytes, kind: str, name: str, limits: DecodeLimits) -> tuple[Pixels, bool]:
+    """The (first) picture of an encoded image as uint8 [H, W] or [H, W, 3], and whether any plain decoder would show
+    just these pixels (no orientation was undone, nothing unusual handled). Raises `DecodeError`."""
+    if kind == "png" and (png := _png(data, name, limits)) is not None:
+        return png, True
+    if kind == "jpg" and (jpeg := _jpeg(data, name, limits)) is not None:
+        orientation = _jpeg_orientation(data)
+        return oriented(jpeg, orientation), orientation == 1
     for _, pixels in PillowClip(data, kind, name, limits).read(lambda index: index == 0):
-        return pixels
+        return pixels, False
     raise DecodeError(f"{name}: holds no picture", "corrupt")
 
 
@@ -120,21 +125,20 @@ def _jpeg(data: bytes, name: str, limits: DecodeLimits) -> Pixels | None:
         pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if space == "Gray" else "RGB")
     except ValueError:
         return None  # truncated, or one of libjpeg's harmless warnings: Pillow tells them apart
-    pixels = np.asarray(pixels[..., 0] if space == "Gray" else collapsed(pixels))
-    return oriented(pixels, _jpeg_orientation(data))
+    return np.asarray(pixels[..., 0] if space == "Gray" else collapsed(pixels))
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    at = data.find(b"Exif\0\0", 0, 1 << 16)
-    if at < 10 or data[at - 4 : at - 2] != b"\xff\xe1":
-        return 1
-    exif = Image.Exif()
-    try:
-        with guard("EXIF"):
-            exif.load(data[at : at - 2 + int.from_bytes(data[at - 2 : at], "big")])
-            return int(exif.get(_ORIENTATION, 1))
-    except DecodeError:  # a broken note about the camera says nothing about the picture
-        return 1
+    for marker, start, end in header_segments(data):
+        if marker == _APP1 and data[start + 4 : start + 10] == b"Exif\0\0":
+            exif = Image.Exif()
+            try:
+                with guard("EXIF"):
+                    exif.load(data[start + 4 : end])
+                    return int(exif.get(_ORIENTATION, 1))
+            except DecodeError:  # a broken note about the camera says nothing about the picture
+                return 1
+    return 1
 
 
 def oriented(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:

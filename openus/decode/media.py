@@ -116,7 +116,7 @@ def decode_image(data: bytes, name: str = "image", limits: DecodeLimits = LIMITS
     kind = sniff(data[:HEAD], name, len(data))
     if kind not in image.PILLOW:
         raise DecodeError(f"{name}: is {kind}, not a picture file", "unsupported")
-    return image.decode(data, kind, name, limits)
+    return image.decode_still(data, kind, name, limits)[0]
 
 
 def _open_image(fp: BinaryIO, kind: str, name: str, policy: FramePolicy, limits: DecodeLimits) -> Media:
@@ -128,6 +128,8 @@ def _open_image(fp: BinaryIO, kind: str, name: str, policy: FramePolicy, limits:
             return Media(kind, "frame", clip.count, partial(selected, clip, policy, limits, name))
 
     def frames() -> Iterator[Frame]:
-        yield Frame(oriented(image.decode(data, kind, name, limits), policy))
+        pixels, as_stored = image.decode_still(data, kind, name, limits)
+        shown = oriented(pixels, policy)
+        yield Frame(shown, file=data if as_stored and shown is pixels else None)
 
     return Media(kind, "image", 1, frames)

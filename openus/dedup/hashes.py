@@ -28,4 +28,8 @@ def phash(pixels: Pixels) -> str:
     """
     small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = cv2.dct(small)[:_KEPT, :_KEPT]
-    return np.packbits(low > np.median(low)).tobytes().hex()
+    middle = np.partition(low, (_KEPT * _KEPT // 2 - 1, _KEPT * _KEPT // 2), axis=None)
+    median = middle[
+        _KEPT * _KEPT // 2 - 1 : _KEPT * _KEPT // 2 + 1
+    ].mean()  # np.median takes ten times as long
+    return np.packbits(low > median).tobytes().hex()

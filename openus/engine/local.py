@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from openus.errors import OpenUSError
@@ -54,7 +55,8 @@ def run_tasks(
     try:
         while waiting or crew:
             while waiting and len(crew) < workers:
-                worker = _Worker(function)
+                worker = _idle.pop() if _idle else _Worker()
+                worker.function = function
                 worker.give(*waiting.popleft())
                 crew[worker.pipe] = worker
             for pipe in multiprocessing.connection.wait(list(crew)):
@@ -70,7 +72,7 @@ def run_tasks(
                     worker.give(*waiting.popleft())
                 else:
                     del crew[pipe]
-                    worker.end()
+                    _let_go(worker)
                 if not ok:
                     raise answer
                 yield given, answer
@@ -79,6 +81,29 @@ def run_tasks(
             worker.process.terminate()
         for worker in crew.values():
             worker.end()
+
+
+_idle: list[_Worker[Any, Any]] = []
+_keep: list[None] = []  # one for each `kept_workers` that is entered
+
+
+@contextmanager
+def kept_workers() -> Iterator[None]:
+    """Within, the processes of one `run_tasks` serve the next: to start one takes as long as hundreds of pictures."""
+    _keep.append(None)
+    try:
+        yield
+    finally:
+        _keep.pop()
+        while _idle and not _keep:
+            _idle.pop().end()
+
+
+def _let_go(worker: _Worker[Any, Any]) -> None:
+    if _keep:
+        _idle.append(worker)
+    else:
+        worker.end()
 
 
 def _again(
@@ -95,22 +120,21 @@ def _again(
 class _Worker(Generic[Task, Result]):
     """One process and the pipe to it."""
 
-    def __init__(self, function: Callable[[Task], Result]) -> None:
+    function: Callable[[Task], Result]
+    task: tuple[Task, Task, int]
+
+    def __init__(self) -> None:
         # Spawned, not forked: a fork would copy locks held by threads of native libraries.
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
-        self.function: Callable[[Task], Result] | None = function
 
     def give(self, given: Task, run: Task, lost: int) -> None:
         self.task = given, run, lost
         try:
-            if self.function is not None:
-                self.pipe.send(self.function)
-                self.function = None
-            self.pipe.send(run)
+            self.pipe.send((self.function, run))
         except OSError:
             pass  # it is dead; taking its answer will tell
 
@@ -128,15 +152,14 @@ class _Worker(Generic[Task, Result]):
 
 
 def _serve(pipe: Any) -> None:
-    """What a worker process does: the function, then task after task until the pipe is closed."""
+    """What a worker process does: one (function, task) after the other, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # before the function's libraries are imported
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
-        function = pipe.recv()
         while True:
-            pipe.send_bytes(_answer(function, pipe.recv()))
+            pipe.send_bytes(_answer(*pipe.recv()))
     except (EOFError, OSError):
         os._exit(0)  # at once: threads of native libraries may refuse to end in order
 

@@ -29,7 +29,7 @@ from openus.dedup.hashes import phash, pixel_sha256
 from openus.errors import ArchiveError, DecodeError, UsageError
 from openus.places import Place, open_url
 from openus.shards.corpus import NAME
-from openus.shards.schema import REJECTED, ROW, SCHEMA_VERSION
+from openus.shards.schema import QUALITY, REJECTED, ROW, SCHEMA_VERSION
 from openus.shards.writer import ShardInfo, write_bytes, write_parquet
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -202,7 +202,7 @@ class _Scan:
                 "source_width": width, "source_height": height, "sha256": hashlib.sha256(data).hexdigest(),
                 "pixel_sha256": pixel_hash, "phash": phash(pixels), "cluster": unique,
                 "sector": [0, 0, width, height], "cleaned_fraction": 0.0, "text_boxes": -1, "flags": "",
-                "licence": self.licence, "redistribution": "recipe-only",
+                **dict.fromkeys(QUALITY, False), "licence": self.licence, "redistribution": "recipe-only",
             }
         )  # fmt: skip
 

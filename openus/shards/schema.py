@@ -12,7 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+QUALITY = ("empty", "saturated", "flat", "blurred", "tiny")
+"""Flags of pictures that one may want to leave out; their thresholds are `clean.quality` of the corpus file."""
 
 ROW = pa.schema(
     [
@@ -46,6 +49,8 @@ ROW = pa.schema(
         pa.field(
             "flags", pa.string(), nullable=False
         ),  # sorted words of openus.clean, joined by ","; "" for none
+        # The words among them that tell a poor picture, a column each to filter by.
+        *(pa.field(word, pa.bool_(), nullable=False) for word in QUALITY),
         pa.field("licence", pa.string(), nullable=False),
         pa.field("redistribution", pa.string(), nullable=False),
     ],

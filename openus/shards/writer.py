@@ -117,13 +117,36 @@ def write_bytes(path: Path, data: bytes) -> str:
 
 def _member(sink: _HashingFile, name: str, data: bytes) -> int:
     """Append one member; returns the offset of its first data byte."""
-    info = tarfile.TarInfo(name)
-    info.size, info.mode, info.mtime, info.uid, info.gid = len(data), 0o444, 0, 0, 0
-    sink.write(info.tobuf(tarfile.USTAR_FORMAT))
+    sink.write(_header(name, len(data)))
     offset = sink.at
     sink.write(data)
     sink.write(b"\0" * (_padded(len(data)) - len(data)))
     return offset
+
+
+def _header(name: str, size: int) -> bytes:
+    """The USTAR header of a member: what `tarfile` writes, a tenth of its time."""
+    encoded = name.encode()
+    if len(encoded) > tarfile.LENGTH_NAME or size >= 8**11:  # the long forms are left to the library
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = size, 0o444
+        return info.tobuf(tarfile.USTAR_FORMAT)
+    block = bytearray(_BLANK)
+    block[: len(encoded)] = encoded
+    block[124:135] = b"%011o" % size
+    block[148:155] = b"%06o\0" % sum(block)  # the checksum counts its own field as blanks
+    return bytes(block)
+
+
+def _blank_header() -> bytes:
+    info = tarfile.TarInfo("")
+    info.mode = 0o444
+    block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    block[148:156] = b" " * 8
+    return bytes(block)
+
+
+_BLANK = _blank_header()
 
 
 def _padded(size: int) -> int:

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from openus.clean import Cleaned, Refused, clean_frame, lit_fraction, resize_short_side, to_grey
+from openus.clean.grey import is_dark
 from openus.manifest import CleanSettings
 
 
@@ -48,3 +49,12 @@ def test_dark_frames_are_refused_with_the_figure() -> None:
     frame[:20] = 200
     kept = clean_frame(frame, CleanSettings())
     assert isinstance(kept, Cleaned) and kept.sector == (0, 0, 100, 100) and kept.fraction == 0
+
+
+@pytest.mark.parametrize("row", [0, 3, 8])
+def test_the_dark_test_looks_at_the_whole_where_few_rows_do_not_settle_it(row: int) -> None:
+    frame = np.zeros((64, 100), np.uint8)
+    frame[row, :64] = 200  # just 1 % of the picture
+    assert not is_dark(frame, 10, 0.01)
+    frame[row, 0] = 10
+    assert is_dark(frame, 10, 0.01)

@@ -180,4 +180,7 @@ def test_quality_flags() -> None:
         "blurred"
     ]
     assert quality_flags(tissue[:50], limits) == ["tiny"]
-    assert quality_flags(np.zeros((80, 80), np.uint8), limits) == ["flat"]
+    assert quality_flags(np.zeros((80, 80), np.uint8), limits) == ["empty", "flat"]
+    mostly = np.zeros_like(tissue)
+    mostly[:8] = tissue[:8]
+    assert "empty" in quality_flags(mostly, limits)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from openus.engine.local import WorkerLostError, run_tasks
+from openus.engine.local import WorkerLostError, kept_workers, run_tasks
 
 
 def square(task: int) -> int:
@@ -92,3 +92,22 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
 def test_an_error_reaches_the_caller() -> None:
     with pytest.raises(ValueError, match="three"):
         list(run_tasks(failing, range(5), 2))
+
+
+def who(task: int) -> int:
+    return os.getpid()
+
+
+def test_workers_are_kept_from_stage_to_stage_and_let_go_after() -> None:
+    with kept_workers():
+        first = {pid for _, pid in run_tasks(who, range(4), 1)}
+        second = {pid for _, pid in run_tasks(who, range(4), 1)}
+        assert first == second and len(first) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(first.pop(), 0)
+
+
+def test_kept_workers_survive_a_crash() -> None:
+    with kept_workers():
+        assert dict(run_tasks(fragile, [1, -1], 1, lambda task: 5)) == {1: 2, -1: 6}
+        assert list(run_tasks(square, [3], 1)) == [(3, 9)]

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from openus.dedup.hashes import phash, pixel_sha256
-from openus.shards.schema import REJECTED, SCHEMA_VERSION
+from openus.shards.schema import QUALITY, REJECTED, SCHEMA_VERSION
 from openus.shards.writer import ShardInfo, write_parquet, write_shard
 
 _SOURCES = {
@@ -72,7 +72,8 @@ def _row(name: str, number: int, data: bytes, grey: np.ndarray, label: str) -> d
         "split": "" if pretrain else f"fold{number // 2 % 5 + 1}", "width": width, "height": height,
         "source_width": width, "source_height": height, "sha256": hashlib.sha256(data).hexdigest(),
         "pixel_sha256": pixel_sha256(grey), "phash": phash(grey), "cluster": key, "sector": [0, 0, width, height],
-        "cleaned_fraction": 0.0, "text_boxes": -1, "flags": "", "licence": "CC-BY-4.0", "redistribution": "pixels",
+        "cleaned_fraction": 0.0, "text_boxes": -1, "flags": "", **dict.fromkeys(QUALITY, False),
+        "licence": "CC-BY-4.0", "redistribution": "pixels",
     }  # fmt: skip
 
 

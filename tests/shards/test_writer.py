@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openus.shards.schema import ROW
-from openus.shards.writer import cut, write_shard
+from openus.shards.schema import QUALITY, ROW
+from openus.shards.writer import _header, cut, write_shard
 
 
 def row(key: str) -> dict[str, Any]:
@@ -19,6 +19,7 @@ def row(key: str) -> dict[str, Any]:
     return (
         values
         | dict.fromkeys(numbers, 0)
+        | dict.fromkeys(QUALITY, False)
         | {"key": key, "labels": [("kind", "cyst")], "sector": [0, 0, 4, 4]}
     )
 
@@ -76,3 +77,16 @@ def test_cutting_loses_nothing_and_leaves_no_crumbs(sizes: list[int], target: in
     assert len(parts) <= max(1, -(-sum(sizes) // target))
     for part in parts:
         assert sum(sizes[part]) <= target + max(sizes)
+
+
+@given(st.from_regex(r"[a-z0-9_.-]{1,100}", fullmatch=True), st.integers(0, 8**11 + 5))
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o444
+    try:
+        expected = info.tobuf(tarfile.USTAR_FORMAT)
+    except ValueError:  # more than USTAR can say
+        with pytest.raises(ValueError, match="overflow"):
+            _header(name, size)
+        return
+    assert _header(name, size) == expected
