@@ -41,7 +41,7 @@ def quality_flags(pixels: Pixels, limits: QualityLimits) -> list[str]:
     return flags
 
 
-def _variance(values: NDArray[np.integer[Any]], count: int) -> float:
+def _variance(values: NDArray[Any], count: int) -> float:
     """Of the `count` values [H, W] that are not zero by a mask: zeros add to neither sum, so none is needed here."""
     mean = float(cv2.sumElems(values)[0]) / count
     return max(0.0, float(cv2.norm(values, cv2.NORM_L2SQR)) / count - mean**2)

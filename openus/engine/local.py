@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 from openus.errors import OpenUSError
@@ -133,10 +133,8 @@ class _Worker(Generic[Task, Result]):
 
     def give(self, given: Task, run: Task, lost: int) -> None:
         self.task = given, run, lost
-        try:
+        with suppress(OSError):  # if it is dead, taking its answer will tell
             self.pipe.send((self.function, run))
-        except OSError:
-            pass  # it is dead; taking its answer will tell
 
     def take(self) -> tuple[bool, Any]:
         answer: tuple[bool, Any] = self.pipe.recv()

@@ -34,6 +34,7 @@ class Watch:
     def __init__(self, note: Path, seconds: float) -> None:
         self._seconds, self._deadline, self._armed = seconds, 0.0, 0.0
         self._file = note.open("wb", buffering=0)
+        self._room = 0
         # Where somebody else (a test runner) listens already, a crash in this process is theirs to tell.
         self._listening = not faulthandler.is_enabled()
         if self._listening:
@@ -41,11 +42,11 @@ class Watch:
 
     def begin(self, name: str) -> None:
         """From here on `name` is to blame."""
-        self._file.truncate(0)
-        self._file.seek(0)
-        self._file.write(json.dumps(name).encode() + b"\n")
-        self._deadline = time.monotonic() + self._seconds
-        self._arm()
+        self._note(json.dumps(name).encode())
+        now = time.monotonic()
+        self._deadline = now + self._seconds
+        if now - self._armed > _REARM:
+            self._arm()
 
     def frame(self) -> None:
         """The file gave another frame."""
@@ -55,9 +56,7 @@ class Watch:
 
     def done(self) -> None:
         """Nobody is to blame from here on."""
-        faulthandler.cancel_dump_traceback_later()
-        self._file.truncate(0)
-        self._file.seek(0)
+        self._note(b"")
 
     def close(self) -> None:
         faulthandler.cancel_dump_traceback_later()
@@ -65,10 +64,18 @@ class Watch:
             faulthandler.disable()
         self._file.close()
 
+    def _note(self, name: bytes) -> None:
+        """Write over the last name, in place: to cut and grow a file costs more than many a picture does."""
+        if len(name) > self._room:
+            self._room = max(256, 2 * len(name))
+            self._file.seek(self._room + 1)  # where a dying process writes its last words
+        os.pwrite(self._file.fileno(), name.ljust(self._room) + b"\n", 0)
+
     def _arm(self) -> None:
         if self._seconds:
             self._armed = time.monotonic()
-            left = max(self._deadline - self._armed, 0.001)
+            # The files that begin before the clock is set again have their full time, too.
+            left = max(self._deadline - self._armed, 0.001) + _REARM
             faulthandler.dump_traceback_later(left, exit=True, file=self._file)
 
 
