@@ -102,6 +102,20 @@ def progress(quiet: bool = False, unit: str = "files") -> Iterator[Progress]:
         yield bar
 
 
+def show_log(name: str, quiet: bool = False) -> None:
+    """Show what the logger `name` says on standard error, beside the progress bar: warnings only when `quiet`."""
+    import logging
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            style = "yellow" if record.levelno >= logging.WARNING else "dim"
+            err.print(record.getMessage(), style=style, markup=False, soft_wrap=True)
+
+    logger = logging.getLogger(name)
+    logger.handlers = [Lines()]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
 def run(app: typer.Typer, prog: str) -> NoReturn:
     """Run a Typer app; turn every expected error into one line and the right exit code.
 

@@ -55,6 +55,9 @@ def pretrain(
     decoded: Annotated[
         str, typer.Option(help="Keep decoded pictures after the first epoch: memory, or a folder.")
     ] = "",
+    decode: Annotated[
+        str, typer.Option(help="Where JPEGs are decoded: cpu, gpu (nvJPEG), or auto: the faster, measured.")
+    ] = "auto",
     strict_data: Annotated[
         bool, typer.Option(help="End at the first sample that cannot be decoded.")
     ] = False,
@@ -71,7 +74,8 @@ def pretrain(
 
     pretrain_command(
         data, recipe, out, overrides=set_ or (), max_steps=max_steps, max_time=max_time, plan=plan,
-        decoded=decoded, strict_data=strict_data, workers=workers, seed=seed, device=device, as_json=json, quiet=quiet,
+        decoded=decoded, decode=decode, strict_data=strict_data, workers=workers, seed=seed, device=device,
+        as_json=json, quiet=quiet,
     )  # fmt: skip
 
 

@@ -15,7 +15,10 @@ from tests.helpers.corpus import make_corpus
 from tests.train.conftest import TINY
 from usfmae.model.layouts import WeightsError
 from usfmae.model.weights import load_weights, save_weights
-from usfmae.train.data import Reading
+from usfmae.stream.index import open_index
+from usfmae.stream.loader import Loader
+from usfmae.train.data import Reading, decoding_device
+from usfmae.train.distributed import World
 from usfmae.train.guard import DivergedError, Guard
 from usfmae.train.log import read_log
 from usfmae.train.loop import pretrain
@@ -257,6 +260,24 @@ def test_decoded_pictures_kept_give_the_same_losses(
     go(corpus, tmp_path / "run", reading=Reading(decoded=decoded), max_steps=9)
     go(corpus, tmp_path / "run", reading=Reading(decoded=decoded, workers=1))
     assert losses(tmp_path / "run") == losses(whole)
+
+
+def test_where_pictures_are_decoded(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    """Without a GPU there is no choice to measure; with one, a deterministic recipe or a decoded cache settle it."""
+    go(corpus, tmp_path / "run", reading=Reading(decode="auto"), max_steps=2)
+    assert losses(tmp_path / "run") == losses(whole)[:2]
+    with pytest.raises(UsageError, match="--decode gpu: this run computes on cpu; use auto or cpu"):
+        go(corpus, tmp_path / "gpu", reading=Reading(decode="gpu"))
+    with pytest.raises(UsageError, match="--decode gup: use auto, cpu or gpu; did you mean 'gpu'"):
+        Reading(decode="gup")
+    world = World(1, 0, 0, torch.device("cuda", 0))
+    loader = Loader(open_index(corpus), batch_size=8, size=32, seed=0)
+    assert decoding_device(loader, recipe("training.deterministic=true"), world, Reading()) is None
+    assert decoding_device(loader, recipe(), world, Reading(decoded="memory")) is None
+    assert decoding_device(loader, recipe(), world, Reading(decode="cpu")) is None
+    assert decoding_device(loader, recipe(), world, Reading(decode="gpu")) == world.device
+    with pytest.raises(UsageError, match="give one of the two"):
+        decoding_device(loader, recipe(), world, Reading(decode="gpu", decoded="memory"))
 
 
 def test_a_mixture_draws_more_of_what_it_favours(corpus: Path, tmp_path: Path) -> None:

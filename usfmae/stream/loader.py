@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class Batch:
     """One rank's part of one step.
 
     Attributes:
-        images: uint8 [B, 1, S, S] on the CPU, in shared memory or pinned.
+        images: uint8 [B, 1, S, S] on the CPU, in shared memory or pinned; on the GPU where it was decoded there.
         indices: int64 [B], rows of the index.
         seeds: int64 [B], one for each draw, for `usfmae.stream.augment`.
         cursor: the state after this batch; a loader made with it goes on with the next.
@@ -110,6 +111,7 @@ class Loader:
         pin: hand over pinned memory, for copies to a GPU that do not wait.
         shard_cache: where remote shards are kept; None: 32 GiB in `$OPENUS_CACHE/shards` (~/.cache/openus).
         pixels: decoded pictures (`usfmae.stream.pixels.open_pixels`), kept from the first epoch on.
+        device: decode JPEGs there (`usfmae.stream.device`), in a thread of this process instead of the workers.
 
     A sample that cannot be decoded is logged with its key and shard, kept in `bad`, and replaced by the next
     position of the epoch that can (with that position's own view), whatever batch or rank that one belongs to.
@@ -140,10 +142,16 @@ class Loader:
         pin: bool = False,
         shard_cache: ShardCache | None = None,
         pixels: PixelCache | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.index, self.batch_size, self.size, self.workers = index, batch_size, size, workers
         self.epochs, self.crop, self.interpolation = epochs, crop, interpolation
         self.strict, self.check, self.prefetch, self.pin = strict, check, max(prefetch, 1), pin
+        self.device = device
+        if device is not None and pixels is not None:
+            raise UsageError(
+                "pictures kept decoded are decoded by the CPU; leave out the device, or the cache"
+            )
         if interpolation not in INTERPOLATIONS:
             hint = did_you_mean(interpolation, INTERPOLATIONS)
             raise UsageError(
@@ -242,13 +250,21 @@ class Loader:
             records[name] = boxes[:, number]
         return records
 
-    def __iter__(self) -> Iterator[Batch]:
-        views = Views(
+    def views(self) -> Views:
+        """What makes the views of this loader's records in this process."""
+        return Views(
             self.index.shard_info, self.size, self.interpolation, self.check, self.shard_cache, self.pixels
         )
+
+    def __iter__(self) -> Iterator[Batch]:
+        views = self.views()
         ahead = ShardsAhead(self.index, self.shard_cache, (job.rows for job in self._jobs()))
+        if self.device is not None:
+            batches = self._on_device(views, self.device)
+        else:
+            batches = self._in_workers(views) if self.workers else self._here(views)
         try:
-            for batch in self._in_workers(views) if self.workers else self._here(views):
+            for batch in batches:
                 ahead.advance()
                 yield batch
         finally:
@@ -259,7 +275,28 @@ class Loader:
         for job in self._jobs():
             out = np.empty((self.batch_size, self.size, self.size), np.uint8)
             bad = views.fill(job.records, out)
-            yield self._finish(job, out, bad, views)
+            yield self._finish(job, torch.from_numpy(out).unsqueeze(1), bad, views)
+
+    def _on_device(self, views: Views, device: torch.device) -> Iterator[Batch]:
+        from usfmae.stream.device import DeviceViews
+
+        maker = DeviceViews(self.views(), self.size, self.interpolation, device)
+        jobs, ahead = self._jobs(), deque[tuple[_Job, Future[tuple[Tensor, list[Bad]]]]]()
+        thread = ThreadPoolExecutor(1, "decode")
+        try:
+            while True:
+                while len(ahead) < self.prefetch and (job := next(jobs, None)):
+                    ahead.append((job, thread.submit(maker.make, job.records)))
+                if not ahead:
+                    return
+                job, made = ahead.popleft()
+                images, bad = made.result()
+                if device.type == "cuda":  # made on another stream: its memory is not to be reused too early
+                    images.record_stream(torch.cuda.current_stream(device))
+                yield self._finish(job, images, bad, views)
+        finally:
+            thread.shutdown(cancel_futures=True)
+            maker.close()
 
     def _in_workers(self, views: Views) -> Iterator[Batch]:
         # Two slots more than are being filled: the batch in the consumer's hands and the one before it.
@@ -282,7 +319,7 @@ class Loader:
                     len(batches.free) + len(ahead) < 2
                 ):  # the consumer keeps many batches: give it its own copy
                     out = out.copy()
-                yield self._finish(job, out, bad, views)
+                yield self._finish(job, torch.from_numpy(out).unsqueeze(1), bad, views)
                 del out
         finally:
             pool.close()
@@ -297,21 +334,21 @@ class Loader:
             "pixels": self.pixels.spec() if self.pixels else None,
         }
 
-    def _finish(self, job: _Job, out: NDArray[np.uint8], bad: list[Bad], views: Views) -> Batch:
+    def _finish(self, job: _Job, images: Tensor, bad: list[Bad], views: Views) -> Batch:
         for item in sorted(bad, key=lambda item: item.place):
-            self._replace(job, item, out, views)
-        images = torch.from_numpy(out).unsqueeze(1)
+            images[item.place, 0] = torch.from_numpy(self._replacement(job, item, views))
         self.cursor = job.cursor
         return Batch(
-            images.pin_memory() if self.pin else images,
+            images.pin_memory() if self.pin and images.device.type == "cpu" else images,
             torch.from_numpy(job.rows),
             torch.from_numpy(job.seeds.view(np.int64)),
             job.cursor,
             job.padded,
         )
 
-    def _replace(self, job: _Job, item: Bad, out: NDArray[np.uint8], views: Views) -> None:
-        """Put the next position that can be decoded in the place of a bad sample, and say so."""
+    def _replacement(self, job: _Job, item: Bad, views: Views) -> NDArray[np.uint8]:
+        """The view uint8 [S, S] of the next position that can be decoded, in the place of a bad sample; says so."""
+        out: NDArray[np.uint8] = np.empty((1, self.size, self.size), np.uint8)
         row = self.index.row(item.row)
         where = f"sample {row['key']} in shard {row['shard']}: {item.message}"
         if self.strict:
@@ -321,7 +358,7 @@ class Loader:
         for further in range(1, min(self.plan.count, _MOST_BAD_IN_A_ROW)):
             position = (job.positions[item.place : item.place + 1] + further) % self.plan.count
             rows, seeds = self.plan.draw(job.epoch, position)
-            if not views.fill(self.records(rows, seeds), out[item.place : item.place + 1]):
+            if not views.fill(self.records(rows, seeds), out):
                 break
         else:
             raise CorpusError(
@@ -334,3 +371,5 @@ class Loader:
                 BadSample(item.row, row["key"], row["shard"], item.reason, item.message, int(rows[0]))
             )
             log.warning("%s; replaced by the next sample in order", where)
+        view: NDArray[np.uint8] = out[0]
+        return view

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from openus.console import out as stdout
-from openus.console import print_json
+from openus.console import print_json, show_log
 from openus.errors import UsageError
 from usfmae.train.recipe import load_recipe
 
@@ -22,6 +23,7 @@ def pretrain_command(
     max_time: str | None,
     plan: bool,
     decoded: str,
+    decode: str,
     strict_data: bool,
     workers: int,
     seed: int | None,
@@ -42,7 +44,8 @@ def pretrain_command(
     from usfmae.train.data import Reading
     from usfmae.train.loop import pretrain
 
-    reading = Reading(workers=workers, strict=strict_data, decoded=decoded)
+    show_log("usfmae.stream", quiet or os.environ.get("RANK", "0") != "0")
+    reading = Reading(workers=workers, strict=strict_data, decoded=decoded, decode=decode)
     summary = pretrain(
         data, recipe, out, reading=reading, device=device, max_steps=max_steps, max_time=seconds, quiet=quiet
     )

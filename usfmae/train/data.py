@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from openus.errors import UsageError
+from openus.errors import UsageError, did_you_mean
 from usfmae.model.mae import MAEConfig
 from usfmae.stream.augment import Augment
 from usfmae.stream.decode import decode_side_of
@@ -44,11 +44,20 @@ class Reading:
     workers  processes that decode, for each training process; 0: this one
     strict   end at the first sample that cannot be decoded
     decoded  "": decode again in every epoch; "memory" or a folder: keep the decoded pictures there
+    decode   where JPEGs are decoded: "cpu", "gpu" (nvJPEG), or "auto": measured at the start, the faster one. Pixels
+             of the two differ by rounding, so a deterministic recipe takes the CPU unless told otherwise
     """
 
     workers: int = 0
     strict: bool = False
     decoded: str = ""
+    decode: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.decode not in ("auto", "cpu", "gpu"):
+            raise UsageError(
+                f"--decode {self.decode}: use auto, cpu or gpu{did_you_mean(self.decode, ('auto', 'cpu', 'gpu'))}"
+            )
 
 
 def open_decoded(index: Index, recipe: Recipe, reading: Reading) -> PixelCache | None:
@@ -67,8 +76,9 @@ def make_loader(
     reading: Reading,
     cursor: Cursor,
     pixels: PixelCache | None = None,
+    device: torch.device | None = None,
 ) -> Loader:
-    """The loader of this process, standing at `cursor`."""
+    """The loader of this process, standing at `cursor`; `device`: where JPEGs are decoded, None: by the workers."""
     return Loader(
         index,
         batch_size=local_batch(recipe, world),
@@ -85,7 +95,32 @@ def make_loader(
         strict=reading.strict,
         pin=world.device.type == "cuda",
         pixels=pixels,
+        device=device,
     )
+
+
+def decoding_device(loader: Loader, recipe: Recipe, world: World, reading: Reading) -> torch.device | None:
+    """Where this run decodes JPEGs, as `reading` asks for; None: on the cores.
+
+    All processes do as the first. Raises UsageError for a GPU that is not there.
+    """
+    if reading.decode == "gpu" and world.device.type != "cuda":
+        raise UsageError(f"--decode gpu: this run computes on {world.device}; use auto or cpu")
+    if reading.decode == "gpu" and reading.decoded:
+        raise UsageError(
+            "--decode gpu: pictures kept by --decoded are decoded by the CPU; give one of the two"
+        )
+    fixed = recipe.training.deterministic or reading.decoded or world.device.type != "cuda"
+    if reading.decode == "cpu" or (reading.decode == "auto" and fixed):
+        return None
+    if reading.decode == "gpu":
+        return world.device
+    from usfmae.stream.device import choose
+
+    chosen = ""
+    if world.leads:
+        chosen = "cpu" if choose(loader, world.device).device is None else "gpu"
+    return world.device if world.tell(chosen) == "gpu" else None
 
 
 class Feeder:

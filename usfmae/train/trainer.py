@@ -14,7 +14,7 @@ from usfmae.model.weights import adapt, load_weights
 from usfmae.stream.index import Index
 from usfmae.stream.loader import Batch, Loader
 from usfmae.stream.plan import Cursor
-from usfmae.train.data import Feeder, Reading, make_loader, open_decoded
+from usfmae.train.data import Feeder, Reading, decoding_device, make_loader, open_decoded
 from usfmae.train.distributed import World, gradients_stay
 from usfmae.train.fit import largest_that_fits
 from usfmae.train.guard import Guard
@@ -52,7 +52,9 @@ class Trainer:
         self.guard = Guard(recipe.guard)
         self.meter, self.clock = Meter(index.sources, world), Clock()
         self.feeder = Feeder(recipe, self.config, world)
+        self.decodes_on: torch.device | None = None
         self.loader = self._loader()
+        self.decodes_on = decoding_device(self.loader, recipe, world, reading)
         self.total_steps = recipe.training.steps(self.loader.steps_per_epoch)
 
     @property
@@ -78,7 +80,9 @@ class Trainer:
         return mae.to(self.world.device)
 
     def _loader(self) -> Loader:
-        return make_loader(self.index, self.recipe, self.world, self.reading, self.cursor, self.pixels)
+        return make_loader(
+            self.index, self.recipe, self.world, self.reading, self.cursor, self.pixels, self.decodes_on
+        )
 
     def resume(self) -> None:
         """Go to the newest whole checkpoint, where there is one; find out what fits into the GPU's memory."""
@@ -88,7 +92,7 @@ class Trainer:
             self.step, self.cursor = int(state["step"]), Cursor.from_dict(state["cursor"])
             self.meter.load_state_dict(state["meter"])
             self.guard.load_state_dict(state["guard"])
-            self.loader = self._loader()
+        self.loader = self._loader()
         self.mae.train()
         if self.world.device.type == "cuda" and not self.recipe.training.micro_batch:
             live_tensors(self.mae, self.optimizer)  # the moments take their memory first
