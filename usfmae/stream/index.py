@@ -9,7 +9,7 @@ rest is read when `Index.table` is asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,10 @@ class Index:
         width, height: int32 [n], pixels of the stored picture.
         sha256: 32 bytes [n], of the encoded picture.
         sources, anatomies: names; source_of, anatomy_of: int16 [n], their numbers for each row.
+        chosen: int64, ascending, the rows that are read; None for all.
     """
+
+    chosen: NDArray[np.int64] | None = None
 
     def __init__(self, place: Place, name: str, shards: Sequence[Shard]) -> None:
         self.place, self.set, self.shard_info = place, name, tuple(shards)
@@ -62,6 +65,11 @@ class Index:
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """int64, ascending: the rows that are read."""
+        return np.arange(self.count) if self.chosen is None else self.chosen
 
     @property
     def shards(self) -> list[str]:
@@ -121,20 +129,37 @@ class Index:
         return table.select(columns) if columns else table
 
 
-def open_index(data: str | Path, set: str = "pretrain", *, verify: bool = False) -> Index:
-    """Open one set of a corpus.
+def open_index(
+    data: str | Path,
+    set: str = "pretrain",
+    *,
+    also: Mapping[str, Sequence[str]] | None = None,
+    verify: bool = False,
+) -> Index:
+    """Open one set of a corpus, or several as one.
 
     Args:
         data: the corpus folder, or a URL of one.
         set: its name, as `corpus.json` lists it.
+        also: further sets, and the published split words of the samples that are taken from each, such as
+            ``{"bus-bra": ["fold2", "fold3"]}``. Their other rows are in the index but not in `Index.rows`.
         verify: also read every local shard and compare its SHA-256; sizes are always compared.
 
-    Raises CorpusError, saying what to do: no corpus there, another schema version, no such set, a shard
-    missing, cut short or altered. A set without samples opens; feeding from it is refused.
+    Raises CorpusError, saying what to do: no corpus there, another schema version, no such set or split word,
+    a shard missing, cut short or altered. A set without samples opens; feeding from it is refused.
     """
     place = Place(data)
-    summary = _summary(place)
-    sets = summary["sets"]
+    sets = _summary(place)["sets"]
+    also = also or {}
+    names = [set, *also]
+    index = Index(place, "+".join(names), [s for name in names for s in _shards(place, sets, name, verify)])
+    if also:
+        index.chosen = _choose(index, [sum(e["samples"] for e in sets[name]["shards"]) for name in names], also)
+    return index
+
+
+def _shards(place: Place, sets: Mapping[str, Any], set: str, verify: bool) -> list[Shard]:
+    """The shards of one set, each there and whole."""
     if set not in sets:
         raise CorpusError(
             f"{place}: no set '{set}'{did_you_mean(set, sets)}; it has: {', '.join(sorted(sets)) or 'none'}"
@@ -147,7 +172,23 @@ def open_index(data: str | Path, set: str = "pretrain", *, verify: bool = False)
         )
         _check(shard, verify)
         shards.append(shard)
-    return Index(place, set, shards)
+    return shards
+
+
+def _choose(index: Index, counts: Sequence[int], also: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
+    """All rows of the first set, and of each further one those whose split is wanted."""
+    splits = index.table.column("split").to_numpy(zero_copy_only=False)
+    chosen, start = [np.arange(counts[0])], counts[0]
+    for count, (name, words) in zip(counts[1:], also.items(), strict=True):
+        own = splits[start : start + count]
+        known = sorted(map(str, np.unique(own)))
+        strange = [word for word in words if word not in known]
+        if strange or not words:
+            wrong = f"no sample has the split '{strange[0]}'" if strange else "no split is named"
+            raise CorpusError(f"{index.place}, set '{name}': {wrong}; its splits: {', '.join(known)}")
+        chosen.append(start + np.flatnonzero(np.isin(own, list(words))))
+        start += count
+    return np.concatenate(chosen)
 
 
 def _summary(place: Place) -> dict[str, Any]:

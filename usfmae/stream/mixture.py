@@ -138,7 +138,7 @@ def make_plan(
         order: `global`, `blocks` (see `usfmae.stream.plan`), `auto` (blocks for a remote set), or `none`: the
             rows as they stand.
         mixture: weights of the sources; needs a table of 4 bytes a sample. Without it there is no table.
-        rows: only these rows, each once; needs a table too.
+        rows: only these rows, each once; needs a table too. Default: those the index reads.
         lanes: of the order in blocks; a world size that divides it reads each shard on one rank only.
         window: samples of a lane shuffled together; None: as many as a shard holds on average.
 
@@ -148,6 +148,7 @@ def make_plan(
         raise UsageError(f"order '{order}' is unknown; use auto, global, blocks or none")
     if order == "auto":
         order = "blocks" if index.place.folder is None else "global"
+    rows = index.chosen if rows is None else rows
     blocks = order == "blocks"
     shard = index.shard_of if blocks else np.zeros(index.count, np.int32)
     if mixture is not None:

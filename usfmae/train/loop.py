@@ -48,7 +48,7 @@ def pretrain(
         if world.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = recipe.training.precision != "fp32"
             torch.use_deterministic_algorithms(recipe.training.deterministic)
-        index = open_index(data, recipe.data.set)
+        index = open_index(data, recipe.data.set, also=recipe.data.also)
         if world.leads:
             claim(out, recipe, data)
         world.barrier()

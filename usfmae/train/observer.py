@@ -61,7 +61,7 @@ class Observer:
         parts = -(-size // (trainer.world.size * trainer.feeder.micro_batch))
         cut = f" (in {parts} parts)" if parts > 1 else ""
         err.print(
-            f"{self.recipe.name}: {count / 1e6:.1f} M parameters, {trainer.index.count:,} images, {at}to step "
+            f"{self.recipe.name}: {count / 1e6:.1f} M parameters, {len(trainer.index.rows):,} images, {at}to step "
             f"{self.last:,} of {trainer.total_steps:,}, batch {size:,}{cut} on {trainer.world.size} x "
             f"{trainer.world.device}; {trainer.loader.tail_note}",
             style="dim", soft_wrap=True,

@@ -23,7 +23,8 @@ class Gallery:
 
     def __init__(self, index: Index, recipe: Recipe) -> None:
         self.recipe = recipe
-        rows = draw_rows(index.count, recipe.report.pictures, recipe.training.seed)
+        drawn = draw_rows(len(index.rows), recipe.report.pictures, recipe.training.seed)
+        rows = index.rows[drawn].tolist()
         self.images = np.stack([square(index, row, recipe.model.img_size) for row in rows])
         self.titles, self.seeds = [title(index, row) for row in rows], rows
 

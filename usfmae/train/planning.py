@@ -71,7 +71,7 @@ def make_plan_of(index: Index, recipe: Recipe, world: World) -> Planned:
     lanes = loader.plan.lanes
     remote_share = max(1, lanes // world.size) / lanes if lanes else 1.0
     return Planned(
-        recipe=recipe.name, samples=index.count, shards=len(index.shards), corpus_bytes=index.bytes,
+        recipe=recipe.name, samples=len(index.rows), shards=len(index.shards), corpus_bytes=index.bytes,
         shards_read_per_rank=max(1, round(len(index.shards) * remote_share)), batch_size=t.batch_size,
         steps_per_epoch=loader.steps_per_epoch, epochs=t.epochs, total_steps=t.steps(loader.steps_per_epoch),
         images=images, tail=loader.tail_note, encoder_parameters=encoder, decoder_parameters=decoder,
@@ -119,7 +119,7 @@ def describe(world: World) -> str:
 def plan_command(data: str, recipe: Recipe, *, device: str, as_json: bool) -> None:
     """Print the plan."""
     world = World(1, 0, 0, pick_device(device))
-    planned = make_plan_of(open_index(data, recipe.data.set), recipe, world)
+    planned = make_plan_of(open_index(data, recipe.data.set, also=recipe.data.also), recipe, world)
     if as_json:
         print_json(asdict(planned))
         return

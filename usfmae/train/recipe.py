@@ -62,6 +62,9 @@ class DataRecipe:
 
     set: str = "pretrain"
     """Set of the corpus."""
+    also: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further sets, with the published splits taken from each: {bus-bra: [fold2, fold3, fold4, fold5]} adds the
+    training folds of a benchmark and leaves fold 1 for its test."""
     mixture: MixtureRecipe = field(default_factory=MixtureRecipe)
     scale: tuple[float, float] = (0.2, 1.0)
     """Area of the random resized crop, as a share of the image."""

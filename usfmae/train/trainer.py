@@ -186,7 +186,7 @@ class Trainer:
         """Write a checkpoint of this step; all processes call this."""
         config = {
             "model": self.config.to_dict(), "step": self.step, "epoch": self.epoch,
-            "recipe": self.recipe.to_dict(), "data": {"set": self.index.set, "samples": self.index.count},
+            "recipe": self.recipe.to_dict(), "data": {"set": self.index.set, "samples": len(self.index.rows)},
         }  # fmt: skip
         state = {
             "cursor": self.cursor.to_dict(), "meter": self.meter.state_dict(), "guard": self.guard.state_dict(),
