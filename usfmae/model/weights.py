@@ -93,7 +93,7 @@ def load_weights(path: str | Path) -> Weights:
         raise WeightsError(
             f"{path}: the weights of {name}, not of a plain ViT; finetune and probe can use them"
         )
-    found = recognise(read_tensors(path), str(path))
+    found = recognise(backbone(read_tensors(path), config), str(path))
     if found.model is None:
         raise WeightsError(
             f"{path}: {found.layout}, not a plain ViT; bring it into a folder of ours first with: "
@@ -126,6 +126,14 @@ def _read_config(file: Path) -> dict[str, Any] | None:
         ) from error
     ours = isinstance(values, dict) and values.get("format") == FORMAT
     return values if ours else None
+
+
+def backbone(state: dict[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The encoder's part of a fine-tuned segmenter's state; any other state as it is."""
+    if config is None or "maps" not in config.get("architecture", {}):
+        return state
+    inside = "encoder."
+    return {key.removeprefix(inside): value for key, value in state.items() if key.startswith(inside)}
 
 
 def read_tensors(file: Path) -> dict[str, Any]:

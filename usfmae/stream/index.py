@@ -154,7 +154,9 @@ def open_index(
     names = [set, *also]
     index = Index(place, "+".join(names), [s for name in names for s in _shards(place, sets, name, verify)])
     if also:
-        index.chosen = _choose(index, [sum(e["samples"] for e in sets[name]["shards"]) for name in names], also)
+        index.chosen = _choose(
+            index, [sum(e["samples"] for e in sets[name]["shards"]) for name in names], also
+        )
     return index
 
 

@@ -31,7 +31,7 @@ from usfmae.tasks.compare import Runs, mean_scores, paired
 from usfmae.tasks.data import LabelledSet, find_benchmark
 from usfmae.tasks.finetune import TASKS, choose_folds, load_with_progress, test_part
 from usfmae.tasks.metrics import summary
-from usfmae.tasks.models import Start, build
+from usfmae.tasks.models import FOLD, Start, build
 from usfmae.tasks.recipe import FinetuneRecipe
 from usfmae.tasks.runs import METRICS, Job, run, write_json
 from usfmae.tasks.splits import Split
@@ -68,8 +68,9 @@ class Plan:
 def parse_model(word: str, pretrained: FinetuneRecipe, scratch: FinetuneRecipe) -> Entry:
     """A model as given on the command line: ``[NAME=]SPEC``.
 
-    SPEC: a path (run, checkpoint folder, weights file); ``timm:NAME`` (random weights); ``timm:NAME+pretrained``
-    (timm's published ones); ``scratch:SIZE`` (our ViT from random weights). UsageError for anything else.
+    SPEC: a path (run, checkpoint folder, weights file; ``{fold}`` in it: another one for each fold);
+    ``timm:NAME`` (random weights); ``timm:NAME+pretrained`` (timm's published ones); ``scratch:SIZE`` (our ViT from
+    random weights). UsageError for anything else.
     """
     name, equals, spec = word.rpartition("=")
     if spec.startswith("timm:"):
@@ -82,7 +83,7 @@ def parse_model(word: str, pretrained: FinetuneRecipe, scratch: FinetuneRecipe) 
     elif spec.startswith("scratch:"):
         start = Start(size=spec.removeprefix("scratch:"))
     else:
-        if not Path(spec).exists():
+        if FOLD not in spec and not Path(spec).exists():
             raise UsageError(
                 f"model '{word}': no such file or folder '{spec}'; other ways: timm:NAME, timm:NAME+pretrained, "
                 "scratch:SIZE"
@@ -177,7 +178,7 @@ def make_plans(
 def _job(shelf: Shelf, plan: Plan) -> Job:
     labelled = shelf.get(plan.benchmark, plan.entry.recipe)
     task = TASKS[plan.benchmark.task](labelled, plan.entry.recipe)
-    return Job(task, plan.split, plan.entry.start, plan.protocol, plan.seed)
+    return Job(task, plan.split, plan.entry.start.of_fold(plan.split.name), plan.protocol, plan.seed)
 
 
 def estimate(shelf: Shelf, plans: Sequence[Plan], device: torch.device) -> float:
@@ -189,9 +190,8 @@ def estimate(shelf: Shelf, plans: Sequence[Plan], device: torch.device) -> float
         recipe, key = plan.entry.recipe, (plan.entry.name, plan.benchmark.name)
         if key not in rates:
             labelled = shelf.get(plan.benchmark, recipe)
-            network = build(
-                plan.entry.start, outputs=len(labelled.classes), size=recipe.size, drop_path=recipe.drop_path
-            ).to(device)
+            start, outputs = plan.entry.start.of_fold(plan.split.name), len(labelled.classes)
+            network = build(start, outputs=outputs, size=recipe.size, drop_path=recipe.drop_path).to(device)
             rows = np.arange(min(recipe.batch_size, len(labelled)))
             samples = Samples(
                 torch.from_numpy(labelled.images[rows]).to(device),

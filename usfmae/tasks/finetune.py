@@ -63,7 +63,7 @@ def finetune(
     splits = choose_folds(labelled.splits(protocol, seed), folds)
     results = []
     for split in splits:
-        job = Job(task, split, start, protocol, seed, fraction)
+        job = Job(task, split, start.of_fold(split.name), protocol, seed, fraction)
         results.append(run(job, out if len(splits) == 1 else out / split.name, on, quiet))
     return results[0] if len(results) == 1 else sum_up(out, results, task)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +23,13 @@ from usfmae.model.weights import (
     FORMAT,
     WEIGHTS,
     WeightsError,
+    backbone,
     build_encoder,
     load_weights,
     read_tensors,
 )
+
+FOLD = "{fold}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Start:
 
     `weights`: a run, a checkpoint folder or a weights file. `timm`: a timm model by name, from random weights,
     from `weights` (a file of that model), or `pretrained` (what timm publishes). `size`: a fresh encoder of ours
-    ("tiny" … "large").
+    ("tiny" … "large"). ``{fold}`` in `weights` stands for the name of the fold: weights of its own for each.
     """
 
     weights: str | None = None
@@ -54,6 +57,12 @@ class Start:
                 "--pretrained goes with --model alone: it asks timm for the weights it publishes"
             )
 
+    def of_fold(self, fold: str) -> Start:
+        """With ``{fold}`` in the path of the weights replaced by the name of a fold."""
+        if self.weights is None or FOLD not in self.weights:
+            return self
+        return replace(self, weights=self.weights.replace(FOLD, fold))
+
     @property
     def fresh(self) -> bool:
         """Whether the network begins with random weights."""
@@ -63,7 +72,7 @@ class Start:
     def name(self) -> str:
         """A short name for tables and folders."""
         if self.weights is not None:
-            path = Path(self.weights)
+            path = Path(self.weights.replace(FOLD, "").rstrip("/-_."))
             return path.name if path.is_dir() else path.stem
         return f"{self.timm or f'vit-{self.size}'}" + ("-scratch" if self.fresh else "")
 
@@ -116,7 +125,7 @@ def build(
         return _timm_network(start, outputs, size, drop_path, grey)
     ours = read_folder_config(start.weights)
     if ours.get("architecture", {}).get("family") == "timm":
-        state = read_tensors(Path(str(start.weights)) / WEIGHTS)
+        state = backbone(read_tensors(Path(str(start.weights)) / WEIGHTS), ours)
         return from_state(ours, state, str(start.weights), outputs=outputs, size=size, drop_path=drop_path)
     if start.size is not None:
         from usfmae.model.mae import MAEConfig

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from openus import __version__, console
 from openus.errors import UsageError
 from usfmae.model.weights import save_weights, write_atomic
+from usfmae.tasks.lineage import learned, merged, seen_by, seen_notes
 from usfmae.tasks.models import Network, Start, build, grey_statistics
 from usfmae.tasks.plots import curves_png
 from usfmae.tasks.splits import Split, subsample
@@ -44,7 +46,7 @@ class Job:
 def run(job: Job, folder: Path, device: torch.device, quiet: bool = False) -> dict[str, Any]:
     """Train and score one fold into `folder`; a finished run of the same settings is read, not repeated."""
     train = job.training_rows()
-    notes = job.task.check(job.split, train)
+    notes = job.task.check(job.split, train) + seen_notes(job.start, job.task.data, job.split)
     network = _network(job, train).to(device)
     fingerprint = _fingerprint(job, network, train)
     done = read_result(folder, fingerprint)
@@ -205,6 +207,9 @@ def model_config(job: Job, network: Network, result: dict[str, Any]) -> dict[str
         "benchmark": data.benchmark.name,
         "metrics": {name: score["value"] for name, score in result["metrics"].items()},
         "training": {key: result[key] for key in ("protocol", "fold", "seed", "recipe", "corpus", "parts")},
+        "seen": merged(
+            seen_by(job.start), learned(data, np.concatenate([job.training_rows(), job.split.val]))
+        ),
     }
     if network.architecture["family"] == "encoder":
         config["model"] = network.architecture["model"]

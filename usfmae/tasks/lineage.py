@@ -1,0 +1,60 @@
+"""What weights have seen before: a test part is only worth something to a model that never learned from it.
+
+Pretraining may take in the training folds of a benchmark (`data.also` of its recipe), and a fine-tuned model may
+be fine-tuned again for another task. Both leave in config.json which published splits of which sets they used.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from usfmae.model.weights import CONFIG
+from usfmae.tasks.data import LabelledSet
+from usfmae.tasks.models import Start
+from usfmae.tasks.splits import Ints, Split
+from usfmae.train.checkpoint import newest_whole
+
+Seen = dict[str, list[str]]
+"""Set to the published split words of the samples that were learned from."""
+
+
+def seen_by(start: Start) -> Seen:
+    """What the weights of `start` were trained on, as far as they say; empty where they do not."""
+    if start.weights is None:
+        return {}
+    folder = Path(start.weights)
+    if (folder / "checkpoints").is_dir():
+        folder = newest_whole(folder, say=lambda _: None) or folder
+    try:
+        config: Any = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(config, dict):
+        return {}
+    seen = dict(config.get("seen", {}))
+    also = config.get("recipe", {}).get("data", {}).get("also", {})
+    return merged(seen, {name: list(words) for name, words in also.items()})
+
+
+def learned(data: LabelledSet, rows: Ints) -> Seen:
+    """The published splits of the samples at `rows`."""
+    return {data.benchmark.set: sorted({data.published[i] for i in rows.tolist()})}
+
+
+def merged(one: Seen, other: Seen) -> Seen:
+    """All that either saw."""
+    return {name: sorted({*one.get(name, ()), *other.get(name, ())}) for name in sorted({*one, *other})}
+
+
+def seen_notes(start: Start, data: LabelledSet, split: Split) -> list[str]:
+    """A note for the report where the weights have learned from the splits that are tested on."""
+    words = learned(data, split.test)[data.benchmark.set]
+    twice = sorted({*words} & {*seen_by(start).get(data.benchmark.set, ())})
+    if not twice:
+        return []
+    return [
+        f"the weights {start.weights} were trained on {', '.join(twice)} of {data.benchmark.set}, which is tested "
+        "here: the scores are those of known images"
+    ]
