@@ -1,6 +1,6 @@
 """One command for a GPU, in under nine minutes: how near the pretrainer comes to what the device can do.
 
-    python benchmarks/gpu.py [--minutes 8.5] [--tiny] [--out results.json]
+    python benchmarks/gpu.py [--minutes 8.5] [--tiny] [--data CORPUS] [--out results.json]
 
 Ceilings first (a copy on the device, a bfloat16 matrix product), then for ViT-S, B and L a training step in bfloat16
 with fused AdamW on images that are already there: images/s, share of the device's peak (MFU), peak memory, compiled
@@ -128,14 +128,16 @@ def build(who: str, config: MAEConfig, device: torch.device, compiled: bool) -> 
     return peer(who, config, device, compiled, best=who == "peer")
 
 
-def fed(session: Session, tiny: bool, workers: int) -> dict[str, float]:
-    """Pretrain from shards on disk through the loader, pictures kept decoded; the log's last lines."""
-    count, epochs = (48, 2) if tiny else (8192, 12)
+def fed(session: Session, tiny: bool, workers: int, data: Path | None) -> dict[str, float]:
+    """Pretrain ViT-B from shards on disk through the loader, pictures kept decoded; the log's last lines."""
+    batch = 8 if tiny else BATCH["base"]
     with tempfile.TemporaryDirectory() as folder:
-        corpus = Path(folder) / "corpus"
-        make(corpus, count, side=64 if tiny else 256)
+        corpus = data or Path(folder) / "corpus"
+        if data is None:
+            make(corpus, 48 if tiny else 2048, side=64 if tiny else 256)
         changes = [
-            f"training.epochs={epochs}", f"training.batch_size={8 if tiny else BATCH['base']}", "report.pictures=0",
+            "training.epochs=1000", f"training.most_images={batch * (12 if tiny else 160)}",
+            f"training.batch_size={batch}", "report.pictures=0",
             "report.figure=false", "report.tensorboard=false", f"report.log_every={2 if tiny else 8}",
             "report.save_every=100000",
             f"training.compile={str(not tiny).lower()}", "objective.target=normalised",
@@ -152,7 +154,7 @@ def fed(session: Session, tiny: bool, workers: int) -> dict[str, float]:
             device=str(session.device), max_time=max(20.0, session.left() - 20),
         )  # fmt: skip
         lines = [line for line in read_log(Path(folder) / "run") if "loss" in line]
-    settled = lines[len(lines) // 2 :]  # after the first epochs everything is decoded and compiled
+    settled = lines[len(lines) // 2 :]  # by then everything is decoded and compiled
     rate = sum(line["images_per_second"] for line in settled) / len(settled)
     wait = sum(line["data_wait"] for line in settled) / len(settled)
     return {"images_per_second": round(rate, 1), "data_wait": round(wait, 5), "workers": workers}
@@ -199,6 +201,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
+    parser.add_argument("--data", type=Path, help="corpus to feed from (default: pictures made for it)")
     parser.add_argument("--out", type=Path, help="write the results as JSON here too")
     options = parser.parse_args()
     began = time.monotonic()
@@ -220,7 +223,7 @@ def main() -> None:
     loader: dict[str, float] | None = None
     for number, (size, who, compiled) in enumerate(schedule(options.tiny)):
         if number == 1:  # right after the first: the data path matters more than the third peer
-            loader = fed(session, options.tiny, 0 if options.tiny else options.workers)
+            loader = fed(session, options.tiny, 0 if options.tiny else options.workers, options.data)
             print(f"        ViT fed by the loader: {loader['images_per_second']:,.1f} images/s, waiting for data "
                   f"{loader['data_wait']:.2%} of the time ({loader['workers']:.0f} workers)", flush=True)  # fmt: skip
         form = "compiled" if compiled else "eager"
