@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from openus.catalogue import Catalogue
 from openus.chunks import ChunkSpec, Tally, read_rejected, run_chunk, without_culprit
 from openus.dedup.stage import deduplicate
 from openus.engine.local import kept_workers, run_tasks
-from openus.errors import CorpusError, OpenUSError, UsageError
+from openus.errors import CorpusError, OpenUSError, SourceError, UsageError
 from openus.fetch import obtain
 from openus.ledger import fingerprint, inputs_state, one_builder
 from openus.manifest import Corpus, Source
@@ -24,6 +24,7 @@ from openus.pack import MASK, ShardTask, plan_set, run_shard
 from openus.report import write_report
 from openus.select import Selected, Selection, select
 from openus.shards.corpus import write_corpus
+from openus.shards.keep import forget, keep
 from openus.shards.schema import REJECTED
 from openus.shards.writer import ShardInfo
 from openus.sources import mask_of
@@ -65,6 +66,8 @@ class BuildOptions:
     retry_failed: bool = False
     timeout: float = 600.0
     """Seconds that decoding one file may take (and one more for each of its frames); 0 for no limit."""
+    absent: dict[str, OpenUSError] | None = None
+    """Where a corpus is built once more: the sources it lacks, and why. All others must be had."""
 
 
 class EmptyBuildError(CorpusError):
@@ -116,12 +119,15 @@ def build(
     with one_builder(work), kept_workers():
         results = [_prepare(source, corpus, options, work, report) for source in sources]
         ready = [result for result in results if result.problem is None]
+        if options.absent is not None:
+            _require(results, options.absent)
         _decode(ready, options, report)
         if not any(result.tally.kept for result in ready):
             raise EmptyBuildError(results)
         specs = [spec for result in ready for spec in result.chunks]
         unique = deduplicate(specs, corpus.dedup, work, options.workers, report)
         tasks = _plan(out, unique.kept, corpus)
+        forget(out)
         (out / "corpus.json").unlink(missing_ok=True)
         shards = _pack(tasks, options, report)
         _sweep(out, work, tasks, ready)
@@ -129,6 +135,7 @@ def build(
         tables = {"rejected": rejected, "duplicates": unique.duplicates}
         summary = write_corpus(out, corpus, results, shards, unique.kept, tables)
         write_report(out)
+        keep(out)
     return BuildResult(out, results, shards, summary)
 
 
@@ -161,6 +168,9 @@ def _prepare(
     started = time.monotonic()
     result = SourceResult(source, corpus.held_out.get(source.slug, PRETRAIN))
     report("fetch", 0, None)
+    if options.absent and source.slug in options.absent:
+        result.problem = options.absent[source.slug]
+        return result
     try:
         got = obtain(
             source,
@@ -179,6 +189,17 @@ def _prepare(
         result.problem = error
     result.seconds = time.monotonic() - started
     return result
+
+
+def _require(results: Sequence[SourceResult], absent: Mapping[str, OpenUSError]) -> None:
+    """Nothing is touched when a source that the corpus has cannot be had now."""
+    lacking = [r for r in results if r.problem is not None and r.source.slug not in absent]
+    if lacking:
+        why = "; ".join(f"{result.source.slug}: {result.problem}" for result in lacking)
+        raise SourceError(
+            f"the damaged parts must be decoded again, and their sources are not here: {why}; give the options "
+            "(--local, --mirror, --cache) that the corpus was built with"
+        )
 
 
 def _chunks(result: SourceResult, corpus: Corpus, work: Path, seconds: float) -> Iterator[ChunkSpec]:

@@ -177,7 +177,7 @@ def _write_rows(spec: ChunkSpec, maker: _Maker) -> None:
         {"tally": json.dumps(vars(maker.tally)), "rejected": json.dumps(maker.rejected, ensure_ascii=False)}
     )
     temporary = _temporary(spec.rows_path)
-    pq.write_table(table, temporary)
+    pq.write_table(table, temporary, write_page_checksum=True)
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(spec.rows_path)

@@ -272,6 +272,49 @@ def verify(
 
 
 @app.command(
+    short_help="Rebuild what is damaged, and only that.",
+    epilog="Examples:  openus repair openus-46 --dry-run   ·   openus repair openus-46   ·   "
+    "openus repair OUT --local bus-bra=~/Downloads/BUSBRA",
+)
+def repair(
+    out: CorpusArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what is damaged.")] = False,
+    mirror: MirrorOption = None,
+    local: Annotated[
+        list[str] | None,
+        typer.Option("--local", help="SLUG=PATH, as for 'openus build'. Repeatable."),
+    ] = None,
+    cache: CacheOption = None,
+    offline: OfflineOption = False,
+    manifests: ManifestsOption = None,
+    workers: WorkersOption = CPUS,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Rebuild the damaged or lost files of a corpus to the bytes they had, and leave the others alone.
+
+    What OUT/.work still holds is used first; only where that is damaged too are sources decoded again, and then the
+    options that say where they lie must be those of the build.
+    """
+    set_debug(debug)
+    from openus.commands import repair_corpus
+
+    repair_corpus(
+        out,
+        _catalogue(manifests),
+        dry_run=dry_run,
+        mirrors=mirror or [],
+        local=local or [],
+        cache=cache,
+        offline=offline,
+        workers=workers,
+        quiet=quiet,
+        as_json=as_json,
+    )
+
+
+@app.command(
     short_help="Look for residual text and names.", epilog="Example:  openus audit openus-46 --sample 500"
 )
 def audit(

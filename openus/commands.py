@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,5 +247,45 @@ def verify_corpus(out: Path, *, deep: bool, workers: int, quiet: bool, as_json: 
         views.verdict(out, verdict, deep)
     if verdict.problems:
         raise OpenUSError(
-            f"{out}: {len(verdict.problems)} problems; run 'openus build' again to mend the corpus"
+            f"{out}: {len(verdict.problems)} problems; 'openus repair {out}' mends what is damaged"
+        )
+
+
+def repair_corpus(
+    out: Path,
+    catalogue: Catalogue,
+    *,
+    dry_run: bool,
+    mirrors: Sequence[str],
+    local: Sequence[str],
+    cache: Path | None,
+    offline: bool,
+    workers: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Mend a corpus and tell what was wrong; raises if something is left."""
+    from openus.build import BuildOptions
+    from openus.demo import DEMO_MANIFESTS, prepare
+    from openus.fetch import default_cache
+    from openus.repair import repair
+
+    options = BuildOptions(
+        cache=cache or default_cache(), mirrors=tuple(mirrors), local=_local(local), offline=offline, workers=workers
+    )  # fmt: skip
+    demo = out / ".work" / "demo-inputs"
+    if demo.is_dir():
+        catalogue = Catalogue(*catalogue.roots[1:], DEMO_MANIFESTS)
+        options = replace(options, local={**prepare(demo, quiet=quiet), **options.local})
+    with reporter(quiet or as_json) as report:
+        found = repair(out, catalogue, options, dry_run=dry_run, report=report)
+    if as_json:
+        damaged = [vars(damage) | {"mended": damage.file in found.mended} for damage in found.damaged]
+        console.print_json({"damaged": damaged, "decoded_again": found.redone, "sound": not found.left})
+    else:
+        views.repaired(out, found)
+    if found.left:
+        raise OpenUSError(
+            f"{out}: {len(found.left)} files are damaged"
+            + ("; run it without --dry-run to mend them" if dry_run else " and could not be mended")
         )

@@ -13,11 +13,25 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from openus import __version__
+from openus.errors import CorpusError
 from openus.shards.schema import ROW
 from openus.shards.writer import ShardInfo, cut, sample_footprint, write_bytes, write_shard
 
 MASK = "-mask"
 _OPEN_FILES = 128
+
+
+class DamagedWorkError(CorpusError):
+    """An encoded sample in the work folder is not the one its row describes; `path` is the file it lies in."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path}: damaged: it does not hold the samples that were written; run 'openus build' again to make it anew"
+        )
+        self.path = Path(path)
+
+    def __reduce__(self) -> tuple[type[DamagedWorkError], tuple[str]]:
+        return type(self), (str(self.path),)
 
 
 @dataclass(frozen=True)
@@ -77,19 +91,36 @@ def plan_set(
         with pa.ipc.new_file(sink, rows.schema) as writer:
             writer.write_table(rows, max_chunksize=1024)
         data = sink.getvalue().to_pybytes()
-        facts = data + f"{__version__} {stem} {extension}".encode()
         plan = folder / f"{stem}.arrow"
         write_bytes(plan, data)
-        tasks.append(
-            ShardTask(out, name, stem, extension, len(rows), plan, hashlib.sha256(facts).hexdigest())
-        )
+        tasks.append(ShardTask(out, name, stem, extension, len(rows), plan, _digest(data, stem, extension)))
     return tasks
 
 
+def _digest(plan: bytes, stem: str, extension: str) -> str:
+    return hashlib.sha256(plan + f"{__version__} {stem} {extension}".encode()).hexdigest()
+
+
+def planned(out: Path, name: str, stem: str, extension: str, samples: int) -> ShardTask:
+    """The task that wrote a shard of a finished corpus; its digest is empty if its plan is gone."""
+    plan = out / ".work" / "pack" / f"{stem}.arrow"
+    digest = _digest(plan.read_bytes(), stem, extension) if plan.exists() else ""
+    return ShardTask(out, name, stem, extension, samples, plan, digest)
+
+
 def run_shard(task: ShardTask) -> ShardInfo:
-    """Write a shard, or confirm that the one on disk is the one planned."""
-    if (done := _already(task)) is not None:
-        return done
+    """Write a shard, or confirm that the one on disk is the one planned.
+
+    Raises:
+        DamagedWorkError: a sample in the work folder is not the one that was decoded; its chunk is forgotten, so
+            that the next build decodes it again.
+    """
+    return done if (done := _already(task)) is not None else write_again(task)
+
+
+def write_again(task: ShardTask) -> ShardInfo:
+    """Write a shard, whatever is on disk. Raises as `run_shard` does."""
+    task.marker.unlink(missing_ok=True)
     info = write_shard(task.tar_path, task.manifest_path, _samples(task), task.extension)
     write_bytes(task.marker, json.dumps({"digest": task.digest, "info": asdict(info)}).encode())
     return info
@@ -116,13 +147,40 @@ def _samples(task: ShardTask) -> Iterator[tuple[dict[str, Any], bytes]]:
                 if file is None:
                     if len(files) >= _OPEN_FILES:
                         files.pop(next(iter(files))).close()
-                    file = files[row["bin"]] = stack.enter_context(Path(row["bin"]).open("rb"))
+                    file = files[row["bin"]] = stack.enter_context(_opened(_there(task, row["bin"])))
                 file.seek(row["at"])
                 data = file.read(row["length"])
+                if not masks and hashlib.sha256(data).hexdigest() != row["sha256"]:
+                    forget_chunk(_there(task, row["bin"]))
+                    raise DamagedWorkError(row["bin"])
                 stored = {name: row[name] for name in ROW.names if name in row}
                 if masks:
                     stored["sha256"] = hashlib.sha256(data).hexdigest()
                 yield stored, data
+
+
+def _there(task: ShardTask, name: str) -> Path:
+    """A file with samples as the plan names it, in the work folder of the plan: a corpus may have been moved."""
+    return task.plan.parents[1].joinpath("sources", *Path(name).parts[-2:])
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except FileNotFoundError as error:
+        forget_chunk(path)
+        raise DamagedWorkError(str(path)) from error
+
+
+def chunks_of(task: ShardTask) -> list[Path]:
+    """The files of the work folder whose samples a shard holds."""
+    with pa.ipc.open_file(str(task.plan)) as reader:
+        return [_there(task, name) for name in sorted(set(reader.read_all()["bin"].to_pylist()))]
+
+
+def forget_chunk(path: Path) -> None:
+    """Take the mark of completion from a chunk, given the file with its samples: it will be decoded again."""
+    path.with_suffix(".parquet").unlink(missing_ok=True)
 
 
 def _replace(table: pa.Table, column: str, values: Any) -> pa.Table:

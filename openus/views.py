@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from openus.build import BuildResult, SourceResult
     from openus.catalogue import Catalogue
     from openus.manifest import Source
+    from openus.repair import Repair
     from openus.shards.verify import Verdict
 
 _SHOWN_PROBLEMS = 20
@@ -303,6 +304,21 @@ def verdict(folder: Path, found: Verdict, deep: bool) -> None:
             "every input is accounted for",
             soft_wrap=True,
         )
+
+
+def repaired(folder: Path, found: Repair) -> None:
+    """The result of `openus repair`."""
+    for damage in found.damaged:
+        mended = damage.file in found.mended
+        out.print(
+            f"{'[green]✓[/]' if mended else '[red]✗[/]'} {escape(damage.file)}: {escape(damage.problem)}"
+            f"{'; written anew, to the same bytes' if mended else ''}",
+            soft_wrap=True,
+        )
+    if found.redone:
+        out.print(f"decoded again for it: {', '.join(found.redone)}")
+    if not found.damaged:
+        out.print(f"[green]✓[/] {folder}: nothing is damaged", soft_wrap=True)
 
 
 def stats(folder: Path, by: str, as_json: bool) -> None:

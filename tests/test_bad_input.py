@@ -218,7 +218,7 @@ def another_schema(out: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "say"),
     [
-        (lambda out: first(out, "pretrain/*.tar").unlink(), "missing; run 'openus build' again"),
+        (lambda out: first(out, "pretrain/*.tar").unlink(), "missing; 'openus repair' writes it anew"),
         (lambda out: flip(first(out, "pretrain/*.tar"), 2000), "is not the one its row describes"),
         (lambda out: flip(first(out, "manifest/pretrain-0*.parquet"), 60), "not the ones corpus.json records"),
         (lambda out: first(out, "manifest/bench-0*.parquet").unlink(), "missing"),

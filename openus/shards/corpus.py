@@ -153,7 +153,9 @@ def read_corpus(root: Path) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(path.read_bytes())
         version = summary["schema"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CorpusError(f"{path}: damaged ({error}); run 'openus build' again to write it anew") from error
+        raise CorpusError(
+            f"{path}: damaged ({error}); 'openus repair {root}' restores it, or run 'openus build' again"
+        ) from error
     if version != SCHEMA_VERSION:
         raise CorpusError(
             f"{path}: written with schema {version}, this version of openus reads {SCHEMA_VERSION}; "

@@ -23,7 +23,7 @@ def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> 
     """
     place: Any = pa.BufferReader(source) if isinstance(source, bytes) else source
     try:
-        with pq.ParquetFile(place, pre_buffer=False) as file:
+        with pq.ParquetFile(place, pre_buffer=False, page_checksum_verification=True) as file:
             return file.read(columns=None if columns is None else list(columns), use_threads=False)
     except FileNotFoundError:
         raise

@@ -95,7 +95,7 @@ def check_shard(check: ShardCheck) -> tuple[list[str], list[str], Counter[str]]:
         data = path.read_bytes()
         listed = manifest.read_bytes()
     except OSError as error:
-        return [f"{error.filename}: missing; run 'openus build' again to write it anew"], [], Counter()
+        return [f"{error.filename}: missing; 'openus repair' writes it anew"], [], Counter()
     problems: list[str] = []
     if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
         problems.append(f"{where}: its bytes are not the ones corpus.json records (altered or damaged)")

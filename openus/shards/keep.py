@@ -1,0 +1,67 @@
+"""Copies of the files that describe a corpus, in its work folder: what `openus repair` restores them from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from openus.shards.corpus import NAME
+from openus.shards.writer import write_bytes
+
+_FILES = (
+    NAME,
+    "README.md",
+    "LICENSES.md",
+    "manifest/rejected.parquet",
+    "manifest/duplicates.parquet",
+)
+_PAGE = ("report.html", "report/*.png")  # made again from the corpus, so only their hashes are kept
+
+
+def keep(root: Path) -> None:
+    """Copy the describing files of a finished corpus, and last their hashes: these mean that all is there."""
+    digests = {}
+    for name in _FILES:
+        if (root / name).exists():
+            digests[name] = write_bytes(_folder(root) / Path(name).name, (root / name).read_bytes())
+    for path in sorted(path for pattern in _PAGE for path in root.glob(pattern)):
+        digests[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_bytes(_folder(root) / "digests.json", json.dumps(digests, indent=1).encode())
+
+
+def is_page(name: str) -> bool:
+    """True for the report and its pictures."""
+    return any(Path(name).match(pattern) for pattern in _PAGE)
+
+
+def forget(root: Path) -> None:
+    """The corpus is about to change: its copies count no more."""
+    (_folder(root) / "digests.json").unlink(missing_ok=True)
+
+
+def kept_digests(root: Path) -> dict[str, str]:
+    """SHA-256 of each describing file, as it was written; empty where no copies were kept."""
+    try:
+        digests: dict[str, str] = json.loads((_folder(root) / "digests.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return digests
+
+
+def restore(root: Path, names: Iterable[str]) -> list[str]:
+    """Put copies in the place of damaged files, as far as the copies are whole; returns the names of those."""
+    digests, done = kept_digests(root), []
+    for name in names:
+        copy = _folder(root) / Path(name).name
+        if name in digests and copy.exists():
+            data = copy.read_bytes()
+            if hashlib.sha256(data).hexdigest() == digests[name]:
+                write_bytes(root / name, data)
+                done.append(name)
+    return done
+
+
+def _folder(root: Path) -> Path:
+    return root / ".work" / "kept"
