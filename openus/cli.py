@@ -364,6 +364,32 @@ def report(
 
 
 @app.command(
+    short_help="A manifest for shards that others made.",
+    epilog="Examples:  openus index 'their-{000..012}.tar' --out mine   ·   openus index https://host/a.tar --out mine",
+)
+def index(
+    urls: Annotated[
+        list[str], typer.Argument(help="WebDataset tars: paths or addresses.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the index.", show_default=False)],
+    set_: Annotated[str, typer.Option("--set", help="Name of the set.")] = "pretrain",
+    source: Annotated[str, typer.Option(help="Written into every row.")] = "foreign",
+    anatomy: Annotated[str, typer.Option(help="The same.")] = "unknown",
+    licence: Annotated[str, typer.Option(help="The same.")] = "unknown",
+    picture: Annotated[str | None, typer.Option(help="Member to take, as image.png, of several.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Read tars once and write a corpus folder whose shards stay where they are, so that usfmae reads them exactly."""
+    set_debug(debug)
+    from openus.shards.command import index_command
+
+    row = {"source": source, "anatomy": anatomy, "licence": licence, "picture": picture}
+    index_command(urls, out, set_=set_, row=row, quiet=quiet, as_json=as_json)
+
+
+@app.command(
     "add-source",
     short_help="Propose a manifest for a dataset of your own.",
     epilog="Examples:  openus add-source my-thyroid   ·   openus add-source scans.zip --slug my-scans --out mine",

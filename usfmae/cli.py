@@ -35,7 +35,10 @@ def common(
         raise typer.Exit
 
 
-@app.command()
+@app.command(
+    epilog="Examples:  usfmae pretrain openus-46 --out runs/base --plan   ·   usfmae pretrain s3://bucket/openus-46 "
+    "--recipe fast --out runs/fast --workers 8   ·   usfmae pretrain openus-46 --out runs/x --set training.epochs=50"
+)
 def pretrain(
     data: DataArgument,
     out: Annotated[
@@ -52,6 +55,9 @@ def pretrain(
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be done and what it costs; do nothing.")
     ] = False,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="With --plan: for so many processes like this one.")
+    ] = None,
     decoded: Annotated[
         str, typer.Option(help="Keep decoded pictures after the first epoch: memory, or a folder.")
     ] = "",
@@ -68,13 +74,17 @@ def pretrain(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Pretrain on DATA by a recipe. Ctrl-C saves; the same command goes on."""
+    """Pretrain on DATA by a recipe. Ctrl-C saves; the same command goes on.
+
+    DATA may also be WebDataset tars without a manifest, as 'https://host/set-{000..012}.tar': streamed, with weaker
+    promises.
+    """
     console.set_debug(debug)
     from usfmae.train.command import pretrain_command
 
     pretrain_command(
         data, recipe, out, overrides=set_ or (), max_steps=max_steps, max_time=max_time, plan=plan,
-        decoded=decoded, decode=decode, strict_data=strict_data, workers=workers, seed=seed, device=device,
+        ranks=ranks, decoded=decoded, decode=decode, strict_data=strict_data, workers=workers, seed=seed, device=device,
         as_json=json, quiet=quiet,
     )  # fmt: skip
 

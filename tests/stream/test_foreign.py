@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from openus.cli import main
 from openus.errors import ArchiveError, CorpusError, UsageError
 from openus.shards.foreign import expand, index_shards
 from tests.helpers.corpus import encode, picture
@@ -171,3 +173,40 @@ def test_bad_samples_in_a_stream_are_named_or_end_it(
         add(tar, "a.txt", b"text")
     with pytest.raises(CorpusError, match="are these pictures"):
         list(ForeignLoader(str(tmp_path / "none.tar"), **options))  # type: ignore[arg-type]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["openus", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(str(end.value.code))
+
+
+def test_the_index_command(
+    foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls, out = f"{foreign}/set-{{000000..000001}}.tar", tmp_path / "index"
+    assert (
+        run(monkeypatch, "index", urls, "--out", out, "--source", "theirs", "--anatomy", "liver", "--json")
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out) | {"bytes": 0, "out": ""} == {
+        "out": "", "set": "pretrain", "samples": 24, "shards": 2, "bytes": 0, "rejected": {},
+    }  # fmt: skip
+    index = open_index(out)
+    assert (index.sources, index.anatomies, index.count) == (["theirs"], ["liver"], 24)
+    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+        add(tar, "a.jpg", b"no picture")
+        add(tar, "b.txt", b"text")
+        add(tar, "c.png", encode(picture(np.random.default_rng(0), 40, 50, False)[0], "png"))
+    assert run(monkeypatch, "index", tmp_path / "odd.tar", "--out", out, "--set", "odd") == 0
+    said = capsys.readouterr().out
+    assert "1 samples in 1 shards" in said and "no-picture 1" in said and "--set data.set=odd" in said
+    for arguments, message in (
+        (["pipe:cat x.tar", "--out", str(tmp_path / "x")], "commands are not run"),
+        ([urls, "--out", str(foreign)], "holds no corpus.json"),
+        ([str(foreign / "none.tar"), "--out", str(tmp_path / "x")], "check the name of the shard"),
+    ):
+        assert run(monkeypatch, "index", *arguments) == 2
+        err = capsys.readouterr().err
+        assert message in err and "Traceback" not in err

@@ -7,16 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from openus.errors import OpenUSError
+from openus.places import Place
+from tests.helpers.corpus import make_corpus
 from tests.model.test_mae import small
 from tests.train.conftest import TINY
 from usfmae.model.mae import MAE, MAEConfig
+from usfmae.stream.index import open_index
+from usfmae.stream.mixture import make_plan
+from usfmae.stream.plan import Share
 from usfmae.train.cost import cost_of, parameters
+from usfmae.train.distributed import World
 from usfmae.train.fit import largest_that_fits
+from usfmae.train.planning import make_plan_of
+from usfmae.train.recipe import load_recipe
 
 
 def test_flops_of_vit_base_are_the_textbook_count() -> None:
@@ -84,7 +93,21 @@ def test_plan_says_what_a_run_would_be_and_leaves_nothing(corpus: Path, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def _tiny() -> MAE:
-    from usfmae.train.recipe import load_recipe
+def test_plan_counts_the_shards_that_each_of_many_processes_reads(tmp_path: Path) -> None:
+    """Against the plan itself: the shards under the positions of one rank, in the order for remote sets."""
+    index = open_index(make_corpus(tmp_path, {"pretrain": 256}, size=32, shard_samples=8))
+    index.place = Place("https://example.org/corpus")  # what decides the order; nothing is read from it
+    recipe = load_recipe("demo", TINY)
+    for ranks in (1, 2, 4, 8):
+        planned = make_plan_of(index, recipe, World(ranks, 0, 0, torch.device("cpu")))
+        share = Share(256, 8 // ranks, ranks, ranks - 1)
+        positions = np.concatenate([share.positions(step * 8)[0] for step in range(share.steps())])
+        rows, _ = make_plan(index, recipe.training.seed).draw(0, positions)
+        assert planned.ranks == ranks and planned.total_steps == 96
+        assert planned.shards_read_per_rank == len(set(index.shard_of[rows])) == 32 // ranks
+    three = load_recipe("demo", [*TINY, "training.batch_size=9"])
+    assert make_plan_of(index, three, World(3, 0, 0, torch.device("cpu"))).shards_read_per_rank == 32
 
+
+def _tiny() -> MAE:
     return MAE(load_recipe("demo", TINY).mae_config())

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from openus.errors import CorpusError, DecodeError, UsageError
@@ -32,6 +34,42 @@ WEAKER = (
 )
 
 
+def is_foreign(data: str) -> bool:
+    """Whether `data` names tars (by path or address, braces and all) and not a corpus."""
+    return data.partition("?")[0].endswith((".tar", ".tar}")) or ".tar::" in data
+
+
+@dataclass(frozen=True)
+class ForeignSet:
+    """What `usfmae.stream.index.Index` is for a corpus, as far as it can be: tars, and how many draws an epoch is.
+
+    Raises UsageError: a command among the addresses, or less than one draw.
+    """
+
+    urls: str
+    count: int
+    set: str = "foreign"
+    sources: tuple[str, ...] = ("foreign",)
+
+    def __post_init__(self) -> None:
+        expand(self.urls)
+        if self.count < 1:
+            raise UsageError(
+                f"{self.urls}: shards without a manifest do not say how many samples they hold; say how many an epoch "
+                "is to draw, as --set data.mixture.samples=100000, or run 'openus index' on them"
+            )
+
+    @property
+    def rows(self) -> range:
+        """As many as an epoch has draws."""
+        return range(self.count)
+
+    @property
+    def source_of(self) -> NDArray[np.int16]:
+        """int16 [1]: rows are not known (-1), and all of one source."""
+        return np.zeros(1, np.int16)
+
+
 class ForeignLoader:
     """Feeds one rank from WebDataset shards; says at the start what it does not promise.
 
@@ -40,6 +78,7 @@ class ForeignLoader:
         steps_per_epoch: as the number of samples is not known.
         batch_size, size, seed, workers, rank, world, cursor, epochs, crop, interpolation, strict: as in
             `usfmae.stream.loader.Loader`; the numbers of workers and ranks change the order here.
+        pin: hand over pinned memory.
         picture: extension of the member to take; None: jpg, jpeg, png or webp, whichever is there.
         buffer: samples that are shuffled together in each worker.
 
@@ -63,6 +102,7 @@ class ForeignLoader:
         crop: tuple[float, float] | None = (0.2, 1.0),
         interpolation: str = "linear",
         strict: bool = False,
+        pin: bool = False,
         picture: str | None = None,
         buffer: int = 1000,
     ) -> None:
@@ -77,15 +117,22 @@ class ForeignLoader:
             workers,
             epochs,
         )
-        self.batch_size, self.world = batch_size, world
+        self.batch_size, self.world, self.pin = batch_size, world, pin
         self.cursor = cursor or Cursor()
         self._views = _Views(self.urls, size, seed, rank, crop, interpolation, strict, picture, buffer)
-        log.warning(WEAKER)
+
+    @property
+    def tail_note(self) -> str:
+        """What an epoch is, in words for a log."""
+        return f"an epoch is {self.steps_per_epoch:,} steps of shards without a manifest"
 
     def __iter__(self) -> Iterator[Batch]:
+        log.warning(WEAKER)
         cursor = self.cursor
         self._views.start = (cursor.epoch, cursor.step)
-        feed = DataLoader(self._views, self.batch_size, num_workers=self.workers, drop_last=True)
+        feed = DataLoader(
+            self._views, self.batch_size, num_workers=self.workers, drop_last=True, pin_memory=self.pin
+        )
         for views, seeds in _plain_errors(feed):
             if self.epochs is not None and cursor.epoch >= self.epochs:
                 return

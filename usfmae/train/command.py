@@ -22,6 +22,7 @@ def pretrain_command(
     max_steps: int | None,
     max_time: str | None,
     plan: bool,
+    ranks: int | None,
     decoded: str,
     decode: str,
     strict_data: bool,
@@ -39,7 +40,7 @@ def pretrain_command(
     if plan:
         from usfmae.train.planning import plan_command
 
-        plan_command(data, recipe, device=device, as_json=as_json)
+        plan_command(data, recipe, ranks=ranks or 1, device=device, as_json=as_json)
         return
     from usfmae.train.data import Reading
     from usfmae.train.loop import pretrain

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,12 +14,13 @@ from openus.errors import UsageError, did_you_mean
 from usfmae.model.mae import MAEConfig
 from usfmae.stream.augment import Augment
 from usfmae.stream.decode import decode_side_of
-from usfmae.stream.index import Index
+from usfmae.stream.foreign import ForeignLoader, ForeignSet, is_foreign
+from usfmae.stream.index import Index, open_index
 from usfmae.stream.loader import Batch, Loader
 from usfmae.stream.mixture import make_plan
 from usfmae.stream.plan import Cursor
 from usfmae.train.distributed import World
-from usfmae.train.recipe import Recipe
+from usfmae.train.recipe import MixtureRecipe, Recipe
 
 if TYPE_CHECKING:
     from usfmae.stream.pixels import PixelCache
@@ -60,46 +62,60 @@ class Reading:
             )
 
 
-def open_decoded(index: Index, recipe: Recipe, reading: Reading) -> PixelCache | None:
+def open_data(data: str | Path, recipe: Recipe) -> Index | ForeignSet:
+    """The recipe's set of a corpus, or tars without a manifest (`usfmae.stream.foreign`).
+
+    Raises UsageError, CorpusError: there is none, or the recipe asks of foreign tars what only a manifest tells.
+    """
+    if not is_foreign(str(data)):
+        return open_index(data, recipe.data.set, also=recipe.data.also)
+    mixture = recipe.data.mixture
+    if mixture != MixtureRecipe(samples=mixture.samples):
+        raise UsageError("data.mixture weighs sources, and shards without a manifest have one; leave it out")
+    if recipe.report.probe_set:
+        raise UsageError(
+            "report.probe_set is a set of a corpus; shards without a manifest have none, leave it out"
+        )
+    return ForeignSet(str(data), mixture.samples)
+
+
+def open_decoded(index: Index | ForeignSet, recipe: Recipe, reading: Reading) -> PixelCache | None:
     """The cache of decoded pictures that `reading` asks for."""
     if not reading.decoded:
         return None
+    if isinstance(index, ForeignSet):
+        raise UsageError(f"--decoded wants to know every picture; run 'openus index' on {index.urls} first")
     from usfmae.stream.pixels import open_pixels
 
     return open_pixels(index, decode_side_of(recipe.model.img_size), reading.decoded)
 
 
 def make_loader(
-    index: Index,
+    index: Index | ForeignSet,
     recipe: Recipe,
     world: World,
     reading: Reading,
     cursor: Cursor,
     pixels: PixelCache | None = None,
     device: torch.device | None = None,
-) -> Loader:
+) -> Loader | ForeignLoader:
     """The loader of this process, standing at `cursor`; `device`: where JPEGs are decoded, None: by the workers."""
-    return Loader(
-        index,
-        batch_size=local_batch(recipe, world),
-        size=recipe.model.img_size,
-        seed=recipe.training.seed,
-        plan=make_plan(index, recipe.training.seed, mixture=recipe.data.mixture.build()),
-        workers=reading.workers,
-        rank=world.rank,
-        world=world.size,
-        cursor=cursor,
-        epochs=recipe.training.epochs,
-        crop=recipe.data.scale,
-        interpolation=recipe.data.interpolation,
-        strict=reading.strict,
-        pin=world.device.type == "cuda",
-        pixels=pixels,
-        device=device,
-    )
+    common: dict[str, Any] = {
+        "batch_size": local_batch(recipe, world), "size": recipe.model.img_size, "seed": recipe.training.seed,
+        "workers": reading.workers, "rank": world.rank, "world": world.size, "cursor": cursor,
+        "epochs": recipe.training.epochs, "crop": recipe.data.scale, "interpolation": recipe.data.interpolation,
+        "strict": reading.strict, "pin": world.device.type == "cuda",
+    }  # fmt: skip
+    if isinstance(index, ForeignSet):
+        steps = -(-index.count // recipe.training.batch_size)
+        return ForeignLoader(index.urls, steps_per_epoch=steps, **common)
+    plan = make_plan(index, recipe.training.seed, mixture=recipe.data.mixture.build())
+    return Loader(index, plan=plan, pixels=pixels, device=device, **common)
 
 
-def decoding_device(loader: Loader, recipe: Recipe, world: World, reading: Reading) -> torch.device | None:
+def decoding_device(
+    loader: Loader | ForeignLoader, recipe: Recipe, world: World, reading: Reading
+) -> torch.device | None:
     """Where this run decodes JPEGs, as `reading` asks for; None: on the cores.
 
     All processes do as the first. Raises UsageError for a GPU that is not there.
@@ -111,7 +127,7 @@ def decoding_device(loader: Loader, recipe: Recipe, world: World, reading: Readi
             "--decode gpu: pictures kept by --decoded are decoded by the CPU; give one of the two"
         )
     fixed = recipe.training.deterministic or reading.decoded or world.device.type != "cuda"
-    if reading.decode == "cpu" or (reading.decode == "auto" and fixed):
+    if isinstance(loader, ForeignLoader) or reading.decode == "cpu" or (reading.decode == "auto" and fixed):
         return None
     if reading.decode == "gpu":
         return world.device

@@ -16,8 +16,7 @@ import torch
 from openus.console import err
 from openus.errors import UsageError
 from usfmae.model.weights import write_atomic
-from usfmae.stream.index import open_index
-from usfmae.train.data import Reading
+from usfmae.train.data import Reading, open_data
 from usfmae.train.distributed import join
 from usfmae.train.guard import Stop
 from usfmae.train.observer import Observer
@@ -36,7 +35,8 @@ def pretrain(
     max_time: float | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Pretrain on the corpus `data` (folder or URL) into the run folder `out`; resumes when `out` is a run.
+    """Pretrain on the corpus `data` (folder or URL, or tars that others made) into the run folder `out`; resumes when
+    `out` is a run.
 
     max_steps: stop, with a checkpoint, once the run has taken so many steps. max_time: the same after so many
     seconds of this call. Ctrl-C and SIGTERM save and end the process with 130 and 143. Returns a summary: run,
@@ -48,7 +48,7 @@ def pretrain(
         if world.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = recipe.training.precision != "fp32"
             torch.use_deterministic_algorithms(recipe.training.deterministic)
-        index = open_index(data, recipe.data.set, also=recipe.data.also)
+        index = open_data(data, recipe)
         if world.leads:
             claim(out, recipe, data)
         world.barrier()

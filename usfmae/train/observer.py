@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from openus.console import err, progress
-from usfmae.stream.index import open_index
+from usfmae.stream.index import Index, open_index
 from usfmae.train.cost import cost_of, peak_flops
 from usfmae.train.log import RunLog
 from usfmae.train.pictures import Gallery
@@ -28,7 +28,7 @@ class Observer:
         self.log = self.gallery = self.probe = None
         if self.leads:
             self.log = RunLog(run, report, step=trainer.step, config=self.recipe.to_dict())
-            if report.pictures:
+            if report.pictures and isinstance(trainer.index, Index):
                 self.gallery = Gallery(trainer.index, self.recipe)
             if report.probe_set:
                 self.probe = Probe(open_index(data, report.probe_set), self.recipe)

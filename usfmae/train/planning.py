@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,8 +12,11 @@ from rich.table import Table
 
 from openus.console import out as stdout
 from openus.console import print_json
+from openus.errors import UsageError
 from usfmae.model.mae import MAE
+from usfmae.stream.foreign import is_foreign
 from usfmae.stream.index import Index, open_index
+from usfmae.stream.loader import Loader
 from usfmae.stream.plan import Cursor
 from usfmae.train.cost import cost_of, parameters, peak_flops
 from usfmae.train.data import Reading, local_batch, make_loader
@@ -29,6 +33,7 @@ class Planned:
     """What would be done. Sizes in bytes, times in seconds; memory and time are estimates."""
 
     recipe: str
+    ranks: int
     samples: int
     shards: int
     corpus_bytes: int
@@ -58,6 +63,7 @@ def make_plan_of(index: Index, recipe: Recipe, world: World) -> Planned:
     The time is that of the network on this device; reading data takes more where it cannot keep up.
     """
     loader = make_loader(index, recipe, world, Reading(), Cursor())
+    assert isinstance(loader, Loader)
     config, t = recipe.mae_config(), recipe.training
     cost, (encoder, decoder) = cost_of(config), parameters(config)
     rate = images_per_second(recipe, world) * world.size
@@ -68,11 +74,12 @@ def make_plan_of(index: Index, recipe: Recipe, world: World) -> Planned:
     kept = cost.activations * half
     if t.checkpointing:  # the input of each block, and one block at a time
         kept /= max(1.0, (config.depth + config.decoder_depth) / 2)
-    lanes = loader.plan.lanes
-    remote_share = max(1, lanes // world.size) / lanes if lanes else 1.0
+    # Rank r of w takes positions r, r + w, …; position p lies in lane p mod lanes.
+    lane_share = 1 / math.gcd(loader.plan.lanes, world.size) if loader.plan.lanes else 1.0
     return Planned(
-        recipe=recipe.name, samples=len(index.rows), shards=len(index.shards), corpus_bytes=index.bytes,
-        shards_read_per_rank=max(1, round(len(index.shards) * remote_share)), batch_size=t.batch_size,
+        recipe=recipe.name, ranks=world.size, samples=len(index.rows), shards=len(index.shards),
+        corpus_bytes=index.bytes,
+        shards_read_per_rank=max(1, round(len(index.shards) * lane_share)), batch_size=t.batch_size,
         steps_per_epoch=loader.steps_per_epoch, epochs=t.epochs, total_steps=t.steps(loader.steps_per_epoch),
         images=images, tail=loader.tail_note, encoder_parameters=encoder, decoder_parameters=decoder,
         forward_flops_per_image=cost.forward, training_flops_per_image=cost.training,
@@ -116,9 +123,11 @@ def describe(world: World) -> str:
     return f"{world.size} x {name}{threads}"
 
 
-def plan_command(data: str, recipe: Recipe, *, device: str, as_json: bool) -> None:
-    """Print the plan."""
-    world = World(1, 0, 0, pick_device(device))
+def plan_command(data: str, recipe: Recipe, *, ranks: int, device: str, as_json: bool) -> None:
+    """Print the plan for so many processes. Raises UsageError for shards without a manifest: nothing can be counted."""
+    world = World(ranks, 0, 0, pick_device(device))
+    if is_foreign(data):
+        raise UsageError(f"--plan counts what a manifest lists; run 'openus index' on {data} first")
     planned = make_plan_of(open_index(data, recipe.data.set, also=recipe.data.also), recipe, world)
     if as_json:
         print_json(asdict(planned))
@@ -132,6 +141,7 @@ def plan_command(data: str, recipe: Recipe, *, device: str, as_json: bool) -> No
 def _rows(p: Planned) -> list[tuple[str, str]]:
     every = "each process reads from all of them" if p.shards_read_per_rank == p.shards else (
         f"each process reads {p.shards_read_per_rank:,}")  # fmt: skip
+    trial = "two trial steps" if p.ranks == 1 else f"two trial steps of one process, times {p.ranks:,}"
     mfu = "" if p.mfu is None else f", {p.mfu:.0%} of the device's peak"
     rows: list[tuple[str, Any]] = [
         ("data", f"{p.samples:,} images in {p.shards:,} shards ({p.corpus_bytes / 1e9:,.2f} GB); {every}"),
@@ -143,7 +153,7 @@ def _rows(p: Planned) -> list[tuple[str, str]]:
                        f"{p.training_flops_per_image / 1e9:,.2f} in training; {p.total_flops:,.3g} FLOP in all"),
         ("memory", f"{p.state_bytes / 2**30:,.2f} GiB for weights and optimiser + about "
                    f"{p.activation_bytes_per_image / 2**20:,.0f} MiB for each image taken at once"),
-        ("speed", f"{p.images_per_second:,.1f} images/s on {p.device}{mfu} (two trial steps, data not counted)"),
+        ("speed", f"{p.images_per_second:,.1f} images/s on {p.device}{mfu} ({trial}, data not counted)"),
         ("time", _duration(p.seconds)),
     ]  # fmt: skip
     return rows

@@ -11,6 +11,7 @@ from torch import Tensor
 from usfmae.model.draws import batch_seed
 from usfmae.model.mae import MAE
 from usfmae.model.weights import adapt, load_weights
+from usfmae.stream.foreign import ForeignLoader, ForeignSet
 from usfmae.stream.index import Index
 from usfmae.stream.loader import Batch, Loader
 from usfmae.stream.plan import Cursor
@@ -32,7 +33,9 @@ from usfmae.train.state import fill, live_tensors, whole
 class Trainer:
     """One pretraining run in one process (of `world.size`): network, optimiser, place in the data."""
 
-    def __init__(self, index: Index, recipe: Recipe, run: Path, world: World, reading: Reading) -> None:
+    def __init__(
+        self, index: Index | ForeignSet, recipe: Recipe, run: Path, world: World, reading: Reading
+    ) -> None:
         self.index, self.recipe, self.world = index, recipe, world
         self.reading, self.pixels = reading, open_decoded(index, recipe, reading)
         self.config = recipe.mae_config()
@@ -79,7 +82,7 @@ class Trainer:
             begin_with(mae, state, found, str(weights.path))
         return mae.to(self.world.device)
 
-    def _loader(self) -> Loader:
+    def _loader(self) -> Loader | ForeignLoader:
         return make_loader(
             self.index, self.recipe, self.world, self.reading, self.cursor, self.pixels, self.decodes_on
         )
