@@ -29,7 +29,8 @@ _LOW = 16  # frequencies a side
 _GRID = 64  # samples a side that the transform sees
 _FINE = 128  # side at which strokes are opened away
 _STROKE = 5  # pixels of the fine grid: strokes up to 4 of 128 vanish
-_LIT = 12  # grey level (0-255) from which a pixel counts as content
+_LIT = 12  # grey levels (0-255) above black, or off a uniform border, from which a pixel counts as content
+_UNIFORM = 0.9  # share of a picture's outermost pixels that must be alike to make them a border
 _LIT_SHARE = 0.02  # share of lit pixels that makes a row or column content
 
 
@@ -48,14 +49,22 @@ VIEWS = 2 * len(WINDOWS)
 
 
 def content_box(pixels: Pixels) -> Box:
-    """The part of uint8 [H, W] inside its dark border; the whole where that would be a sliver."""
+    """The part of uint8 [H, W] inside its dark or uniform border; the whole where that would be a sliver."""
+    ring = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    level = int(np.median(ring))
     lit = pixels > _LIT
+    if level > _LIT and _beyond(ring, level).mean() <= 1 - _UNIFORM:
+        lit = _beyond(pixels, level)
     rows = np.flatnonzero(lit.mean(axis=1) > _LIT_SHARE)
     columns = np.flatnonzero(lit.mean(axis=0) > _LIT_SHARE)
     height, width = pixels.shape
     if len(rows) < max(8, height // 8) or len(columns) < max(8, width // 8):
         return WHOLE
     return rows[0] / height, (rows[-1] + 1) / height, columns[0] / width, (columns[-1] + 1) / width
+
+
+def _beyond(pixels: Pixels, level: int) -> NDArray[np.bool_]:
+    return (pixels < max(0, level - _LIT)) | (pixels > min(255, level + _LIT))
 
 
 def cut(pixels: Pixels, box: Box) -> Pixels:

@@ -2,34 +2,44 @@
 
 Pigeonhole, twice (after Norouzi, Punjani and Fleet, Fast Search in Hamming Space with Multi-Index Hashing, CVPR
 2012, who use it once). Cut the hash into m parts with (t + 1) m > radius: two hashes within the radius differ by
-at most t bits in at least one part. Cut each part into s pieces: two parts that differ by at most t bits agree in
-at least s - t of the pieces. So for each part and each choice of s - t of its pieces, hashes that agree there are
-brought side by side by sorting, compared first in that part (one word, read in order), and in whole where the
-part allows it. Sorting and reading in order suit the memory better than looking keys up one by one. t and s come
-from a model of the cost; the result does not depend on them.
+at most t bits in at least one part. Cut each part into s pieces and take sets of pieces such that any t pieces lie
+in one of them: two parts that differ by at most t bits agree in all pieces outside one of the sets. So for each
+part and each set, hashes that agree outside the set are brought side by side by sorting, compared first in that
+part (one word, read in order), and in whole where the part allows it. Sorting (by radix) and reading in order suit
+the memory better than looking keys up one by one. t and s come from a model of the cost; the result does not
+depend on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import combinations, pairwise
+from functools import cache, partial, reduce
+from itertools import combinations
 from math import comb
+from operator import xor
 
 import numpy as np
 from numpy.typing import NDArray
 
 BITS = 256
 _WORD = 64
+_RADIX = 16  # bits that NumPy sorts by radix
+_SPLIT = 4  # bits by which many values are cut into batches
 _BLOCK = 1 << 16  # places compared at a time: their words stay in the cache
+_SHIFTS = 16  # shifts of a block compared at a time
+_PAIRS = 1 << 17  # pairs written out at a time
 
 Index = NDArray[np.int64]
 Hashes = NDArray[np.uint8]
 Words = NDArray[np.uint64]
-Values = NDArray[np.uint64] | NDArray[np.uint32]
+Values = NDArray[np.uint64] | NDArray[np.uint32] | NDArray[np.uint16]
 Pairs = tuple[Index, Index, NDArray[np.uint16]]
+
+
+Ranges = tuple[tuple[int, int], ...]
+"""Bits of a part, each range as (first, one past the last)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +51,35 @@ class Plan:
     pieces: int
     flips: int
 
-    def joins(self) -> Iterator[tuple[int, int]]:
-        """(part, mask of the bits of that part that must agree), one for each sort."""
+    def joins(self) -> list[Ranges]:
+        """For each sort of a part, the bits that must agree."""
         edges = [self.width * piece // self.pieces for piece in range(self.pieces + 1)]
-        masks = [(1 << stop) - (1 << start) for start, stop in pairwise(edges)]
-        for part in range(self.parts):
-            for chosen in combinations(masks, self.pieces - self.flips):
-                yield part, sum(chosen)
+        found = []
+        for loose in _covering(self.pieces, self.flips):
+            ranges: list[tuple[int, int]] = []
+            for piece in sorted(set(range(self.pieces)) - set(loose)):
+                start = ranges.pop()[0] if ranges and ranges[-1][1] == edges[piece] else edges[piece]
+                ranges.append((start, edges[piece + 1]))
+            found.append(tuple(ranges))
+        return found
+
+
+@cache
+def _covering(pieces: int, flips: int) -> tuple[tuple[int, ...], ...]:
+    """Sets of pieces such that any `flips` of them lie in one.
+
+    All subsets of that size will do. Where there is a Steiner system, it needs fewer sets and each leaves out
+    more: of the binary words of n bits, the quadruples with the sum zero hold each triple once, and of those
+    but zero, the triples hold each pair once. (14 quadruples of 8 stand against 20 triples of 6.)
+    """
+    words = range(3 - flips, pieces + 3 - flips)
+    if flips in (2, 3) and pieces > 4 and (words.stop & (words.stop - 1)) == 0:
+        return tuple(
+            tuple(word - words.start for word in chosen)
+            for chosen in combinations(words, flips + 1)
+            if reduce(xor, chosen) == 0
+        )
+    return tuple(combinations(range(pieces), flips))
 
 
 def pack(hexadecimal: list[str]) -> Hashes:
@@ -124,74 +156,107 @@ def choose_plan(queries: int, index: int, radius: int) -> Plan:
 
 def _cost(plan: Plan, queries: int, index: int) -> float:
     """Nanoseconds, roughly: sorting, comparing parts, comparing whole hashes that a part lets through."""
-    bits = plan.width * (plan.pieces - plan.flips) / plan.pieces
-    joins = plan.parts * comb(plan.pieces, plan.flips)
+    sets = _covering(plan.pieces, plan.flips)
+    bits = plan.width * (plan.pieces - len(sets[0])) / plan.pieces
+    joins = plan.parts * len(sets)
     passing = float(sum(comb(plan.width, n) for n in range(plan.flips + 1))) / 2.0**plan.width
-    sorting = 35.0 * (queries + index) + 100_000
-    comparing = 3.0 * queries * index / 2.0**bits
-    return float(joins * (sorting + comparing) + 400.0 * plan.parts * queries * index * passing)
+    sorting = (15.0 if bits <= _RADIX else 30.0) * (queries + index) + 300_000
+    comparing = 0.6 * queries * index / 2.0**bits
+    return float(joins * (sorting + comparing) + 100.0 * plan.parts * queries * index * passing)
 
 
 def _as_words(hashes: Hashes) -> Words:
     return np.ascontiguousarray(hashes).view(np.uint64).reshape(len(hashes), BITS // _WORD)
 
 
-def _part(hashes: Hashes, number: int, plan: Plan) -> Words:
+def _part(hashes: Hashes, number: int, plan: Plan) -> Values:
     """Every `parts`-th bit, beginning with bit `number`: spread out, since neighbouring DCT bits go together."""
-    part = np.zeros(len(hashes), np.uint64)
-    for place, bit in enumerate(range(number, BITS, plan.parts)):
-        if place == plan.width:
-            break
-        column = (hashes[:, bit >> 3] >> np.uint8(7 - (bit & 7))) & np.uint8(1)
-        part |= column.astype(np.uint64) << np.uint64(place)
-    return part
+    chosen = np.arange(number, BITS, plan.parts)[: plan.width]
+    byte, mask = chosen >> 3, (128 >> (chosen & 7)).astype(np.uint8)
+    size = 4 if plan.width <= 32 else 8
+    part = np.zeros((len(hashes), size), np.uint8)
+    for at in range(0, len(hashes), _BLOCK):  # in the cache
+        block = hashes[at : at + _BLOCK]
+        if plan.parts != 8:  # of eight parts each has one bit of every byte
+            block = block[:, byte]
+        packed = np.packbits(block & mask, axis=1)
+        part[at : at + _BLOCK, : packed.shape[1]] = packed
+    return part.view("<u4" if size == 4 else "<u8").ravel()
 
 
-def _sorted(part: Words, mask: int) -> tuple[Words, Index]:
-    """The masked bits of a part, ascending, and where each stood."""
-    key = part & np.uint64(mask)
-    low = mask & -mask  # masks may have gaps; shifting the lowest bit down leaves room for the position
-    shift = low.bit_length() - 1
-    room = max(1, len(part) - 1).bit_length()
-    if (mask >> shift).bit_length() + room > _WORD:
+def _sorted(part: Values, ranges: Ranges) -> tuple[Values, Index]:
+    """The bits of a part in `ranges`, ascending, and where each stood."""
+    bits = sum(stop - start for start, stop in ranges)
+    if bits <= _RADIX:
+        # So few bits NumPy sorts by radix, which is several times faster than sorting by comparisons.
+        key = _gathered(part, ranges).astype(np.uint16)
         order = np.argsort(key, kind="stable")
         return key[order], order
-    # Sorting one word that holds both is several times faster than an argsort.
-    both = np.sort(((key >> np.uint64(shift)) << np.uint64(room)) | np.arange(len(part), dtype=np.uint64))
-    order = (both & np.uint64((1 << room) - 1)).astype(np.int64)
-    return (both >> np.uint64(room)) << np.uint64(shift), order
+    wide = _gathered(part, ranges)
+    order = np.arange(len(part))
+    for shift in range(0, bits, _RADIX):
+        digit = (wide[order] >> wide.dtype.type(shift)).astype(np.uint16)
+        order = order[np.argsort(digit, kind="stable")]
+    return wide[order], order
 
 
-def _run(join: partial[list[tuple[Index, Index]]], plan: Plan, threads: int) -> list[tuple[Index, Index]]:
+def _gathered(part: Values, ranges: Ranges) -> Values:
+    """The bits of each value in `ranges`, moved together."""
+    key, room = np.zeros_like(part), 0
+    for start, stop in ranges:
+        kind = part.dtype.type
+        key |= ((part >> kind(start)) & kind((1 << (stop - start)) - 1)) << kind(room)
+        room += stop - start
+    return key
+
+
+def _run(
+    join: Callable[[int, list[Ranges]], list[tuple[Index, Index]]], plan: Plan, threads: int
+) -> list[tuple[Index, Index]]:
     """All joins of a plan, in threads (NumPy works outside the interpreter's lock)."""
-    by_part: dict[int, list[int]] = {}
-    for part, mask in plan.joins():
-        by_part.setdefault(part, []).append(mask)
-    if threads <= 1:
-        return [hit for part, masks in by_part.items() for hit in join(part, masks)]
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(join, part, masks) for part, masks in by_part.items()]
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        jobs = [pool.submit(join, part, plan.joins()) for part in range(plan.parts)]
         return [hit for job in jobs for hit in job.result()]
 
 
 def _self_join(
-    hashes: Hashes, words: Words, plan: Plan, radius: int, old: int, part: int, masks: list[int]
+    hashes: Hashes, words: Words, plan: Plan, radius: int, old: int, part: int, joins: list[Ranges]
 ) -> list[tuple[Index, Index]]:
-    value = _part(hashes, part, plan)
     found = []
-    for mask in masks:
-        key, order = _sorted(value, mask)
+    for place, value, ranges in _in_cache(_part(hashes, part, plan), joins):
+        key, order = _sorted(value, ranges)
         last = np.flatnonzero(np.append(key[1:] != key[:-1], True)) if len(key) else np.empty(0, np.int64)
         end = np.repeat(last + 1, np.diff(last, prepend=-1))
-        ordered: Values = value[order].astype(np.uint32) if plan.width <= 32 else value[order]
-        hits = list(_near_in_runs(ordered, end, plan.flips))
+        hits = list(_near_in_runs(value[order], end, plan.flips))
         if not hits:
             continue
-        i, j = (order[np.concatenate(places)] for places in zip(*hits, strict=True))
-        low, high = np.minimum(i, j), np.maximum(i, j)
-        keep = np.flatnonzero(high >= old) if old else slice(None)
-        found += _near(words, words, low[keep], high[keep], radius)
+        i, j = (place[order[np.concatenate(places)]] for places in zip(*hits, strict=True))
+        keep = np.flatnonzero(np.maximum(i, j) >= old) if old else slice(None)
+        for first, second in _near(words, words, i[keep], j[keep], radius):
+            found.append((np.minimum(first, second), np.maximum(first, second)))
     return found
+
+
+def _in_cache(value: Values, joins: list[Ranges]) -> Iterator[tuple[Index, Values, Ranges]]:
+    """Batches that agree in the first bits of a join: their places, their values, the bits still to agree.
+
+    Joins that begin with the same bits share the batches, which are small enough to be sorted in the cache.
+    """
+    if len(value) <= 4 * _BLOCK:
+        yield from ((np.arange(len(value)), value, ranges) for ranges in joins)
+        return
+    for start in sorted({ranges[0][0] for ranges in joins}):
+        alike = [ranges for ranges in joins if ranges[0][0] == start]
+        bits = min(_SPLIT, *(ranges[0][1] - start for ranges in alike))
+        kind = value.dtype.type
+        digit = ((value >> kind(start)) & kind((1 << bits) - 1)).astype(np.uint8)
+        order = np.argsort(digit, kind="stable")
+        value_sorted, edge = value[order], 0
+        for count in np.bincount(digit, minlength=1 << bits).tolist():
+            batch = slice(edge, edge + count)
+            for (_, stop), *others in alike:
+                yield order[batch], value_sorted[batch], ((start + bits, stop), *others)
+            edge += count
 
 
 def _cross_join(
@@ -203,12 +268,12 @@ def _cross_join(
     plan: Plan,
     radius: int,
     part: int,
-    masks: list[int],
+    joins: list[Ranges],
 ) -> list[tuple[Index, Index]]:
     mine, theirs = _part(queries, part, plan), _part(index, part, plan)
     found = []
-    for mask in masks:
-        (query_key, query_order), (index_key, index_order) = _sorted(mine, mask), _sorted(theirs, mask)
+    for ranges in joins:
+        (query_key, query_order), (index_key, index_order) = _sorted(mine, ranges), _sorted(theirs, ranges)
         begin = np.searchsorted(index_key, query_key, "left")
         end = np.searchsorted(index_key, query_key, "right")
         for a, b in _near_parts(mine[query_order], theirs[index_order], begin, end, plan.flips):
@@ -231,16 +296,27 @@ def _near_in_runs(values: Values, end: Index, flips: int) -> Iterator[tuple[Inde
         stop = min(at + _BLOCK, count)
         rest = end[at:stop] - np.arange(at, stop)
         reaching = (stop - at) - np.cumsum(np.bincount(rest))  # places whose run holds more than d others
-        shift, shifts = 1, len(reaching) - 1
-        while shift <= shifts and reaching[shift] > _BLOCK >> 4:
-            size = min(stop, count - shift) - at
-            mixed = values[at : at + size] ^ values[at + shift : at + shift + size]
-            hit = np.flatnonzero(np.bitwise_count(mixed) <= flips) + at
-            yield hit, hit + shift
-            shift += 1
-        left = np.flatnonzero(rest > shift) + at
-        for a, b in _near_parts(values[left], values, left + shift, end[left], flips):
+        shifts = int(np.count_nonzero(reaching > _BLOCK >> 4))
+        for first in range(1, shifts, _SHIFTS):
+            hit, by = _shifted(values, at, stop, range(first, min(first + _SHIFTS, shifts)), flips)
+            yield hit, hit + by
+        left = np.flatnonzero(rest > max(1, shifts)) + at
+        for a, b in _near_parts(values[left], values, left + max(1, shifts), end[left], flips):
             yield left[a], b
+
+
+def _shifted(values: Values, at: int, stop: int, shifts: range, flips: int) -> tuple[Index, Index]:
+    """Places from `at` up to `stop` that are near in the part to the one `shift` further on; and that shift."""
+    near = np.zeros((len(shifts), stop - at), bool)
+    mixed, bits = np.empty(stop - at, values.dtype), np.empty(stop - at, np.uint8)
+    for row, shift in zip(near, shifts, strict=True):
+        size = min(stop, len(values) - shift) - at
+        here, there = values[at : at + size], values[at + shift : at + shift + size]
+        np.bitwise_xor(here, there, out=mixed[:size])
+        np.bitwise_count(mixed[:size], out=bits[:size])
+        np.less_equal(bits[:size], flips, out=row[:size])
+    by, place = np.divmod(near.ravel().nonzero()[0], stop - at)
+    return place + at, by + shifts.start
 
 
 def _near_parts(
@@ -251,17 +327,18 @@ def _near_parts(
     flips: int,
 ) -> Iterator[tuple[Index, Index]]:
     """Compare each place of `mine` with the places `begin` up to `end` of `theirs`; yield those near in the part."""
-    for at in range(0, len(mine), _BLOCK):
-        left = np.flatnonzero(begin[at : at + _BLOCK] < end[at : at + _BLOCK]) + at
-        here, stop, value = begin[left], end[left], mine[left]
-        while len(left):
-            hit = np.flatnonzero(np.bitwise_count(value ^ theirs[here]) <= flips)
-            if len(hit):
-                yield left[hit], here[hit]
-            here = here + 1
-            more = np.flatnonzero(here < stop)
-            if len(more) < len(left):
-                left, here, stop, value = left[more], here[more], stop[more], value[more]
+    counts = np.maximum(end - begin, 0)
+    total = np.cumsum(counts)
+    at = base = 0
+    while at < len(mine):
+        stop = max(at + 1, int(np.searchsorted(total, base + _PAIRS, "right")))
+        times = counts[at:stop]
+        first = begin[at:stop] - (total[at:stop] - times - base)
+        here = np.arange(int(total[stop - 1]) - base) + np.repeat(first, times)
+        hit = np.flatnonzero(np.bitwise_count(np.repeat(mine[at:stop], times) ^ theirs[here]) <= flips)
+        if len(hit):
+            yield np.repeat(np.arange(at, stop), times)[hit], here[hit]
+        at, base = stop, int(total[stop - 1])
 
 
 def _near(left: Words, right: Words, i: Index, j: Index, radius: int) -> list[tuple[Index, Index]]:

@@ -36,6 +36,10 @@ def border(picture: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(picture, 20, 20, 20, 20, cv2.BORDER_CONSTANT, value=0)
 
 
+def light(picture: np.ndarray) -> np.ndarray:
+    return cv2.copyMakeBorder(picture, 9, 18, 25, 12, cv2.BORDER_CONSTANT, value=180)
+
+
 def letterbox(picture: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(picture, 60, 60, 0, 0, cv2.BORDER_CONSTANT, value=0)
 
@@ -71,7 +75,7 @@ def nearest(a: np.ndarray, b: np.ndarray) -> tuple[int, float]:
     return int(table.min()), similarity(a, b, *boxes)
 
 
-@pytest.mark.parametrize("change", [crop, border, letterbox, text, jpeg, small, square, gamma])
+@pytest.mark.parametrize("change", [crop, border, light, letterbox, text, jpeg, small, square, gamma])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_changed_copy_is_found_and_confirmed(change: Change, seed: int) -> None:
     picture = scan(seed)

@@ -1,9 +1,11 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openus.dedup.search import choose_plan, collapse, pack, pairs_between, pairs_within
+from openus.dedup.search import Plan, choose_plan, collapse, pack, pairs_between, pairs_within
 
 
 def hashes(count: int, seed: int, planted: int = 0) -> np.ndarray:
@@ -92,3 +94,15 @@ def test_threads_and_plans_change_nothing(radius: int) -> None:
     plans = {choose_plan(count, count, radius) for count in (10, 10**4, 10**7)}
     assert len(plans) > 1 or radius == 0
     assert list(zip(*(part.tolist() for part in alone), strict=True)) == brute_force(data, radius)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "flips"), [(8, 3), (16, 3), (7, 2), (15, 2), (6, 3), (9, 2), (5, 4), (1, 0)]
+)
+def test_wherever_bits_flip_some_sort_does_not_see_them(pieces: int, flips: int) -> None:
+    joins = Plan(8, 32, pieces, flips).joins()
+    seen = [{bit for start, stop in ranges for bit in range(start, stop)} for ranges in joins]
+    edges = [32 * piece // pieces for piece in range(pieces)]
+    for flipped in combinations(edges, flips):
+        assert any(not bits & set(flipped) for bits in seen)
+    assert len(joins) <= {(8, 3): 14, (16, 3): 140, (7, 2): 7, (15, 2): 35}.get((pieces, flips), len(joins))
