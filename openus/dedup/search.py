@@ -44,16 +44,18 @@ Ranges = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the bits are cut: `parts` parts of `width` bits, each into `pieces`, of which `flips` may differ."""
+    """How the bits are cut: `parts` parts of `width` bits, the first `keyed` of each into `pieces`, of which `flips`
+    may differ."""
 
     parts: int
     width: int
     pieces: int
     flips: int
+    keyed: int
 
     def joins(self) -> list[Ranges]:
         """For each sort of a part, the bits that must agree."""
-        edges = [self.width * piece // self.pieces for piece in range(self.pieces + 1)]
+        edges = [self.keyed * piece // self.pieces for piece in range(self.pieces + 1)]
         found = []
         for loose in _covering(self.pieces, self.flips):
             ranges: list[tuple[int, int]] = []
@@ -146,22 +148,24 @@ def choose_plan(queries: int, index: int, radius: int) -> Plan:
     """The cheapest plan for hashes whose bits are even; raise `ValueError` for a radius out of range."""
     if not 0 <= radius <= 62:
         raise ValueError(f"radius {radius}: expected 0 to 62")
-    plans = []
+    plans: list[Plan] = []
     for flips in range(5):
         parts = radius // (flips + 1) + 1
         width = min(48, BITS // parts)
-        plans += [Plan(parts, width, pieces, flips) for pieces in range(flips + 1, min(flips + 7, width + 1))]
-    return min(plans, key=lambda plan: _cost(plan, queries, index))
+        for keyed in {width, min(width, 2 * _RADIX)}:
+            most = min(flips + 7, keyed + 1)
+            plans += [Plan(parts, width, pieces, flips, keyed) for pieces in range(flips + 1, most)]
+    return min(plans, key=lambda plan: (_cost(plan, queries, index), plan.keyed))
 
 
 def _cost(plan: Plan, queries: int, index: int) -> float:
     """Nanoseconds, roughly: sorting, comparing parts, comparing whole hashes that a part lets through."""
     sets = _covering(plan.pieces, plan.flips)
-    bits = plan.width * (plan.pieces - len(sets[0])) / plan.pieces
+    bits = plan.keyed * (plan.pieces - len(sets[0])) / plan.pieces
     joins = plan.parts * len(sets)
     passing = float(sum(comb(plan.width, n) for n in range(plan.flips + 1))) / 2.0**plan.width
     sorting = (15.0 if bits <= _RADIX else 30.0) * (queries + index) + 300_000
-    comparing = 0.6 * queries * index / 2.0**bits
+    comparing = (0.6 if plan.width <= 32 else 0.8) * queries * index / 2.0**bits
     return float(joins * (sorting + comparing) + 100.0 * plan.parts * queries * index * passing)
 
 
