@@ -14,6 +14,7 @@ import pyarrow as pa
 from openus.archives import Tree
 from openus.catalogue import Catalogue
 from openus.chunks import ChunkSpec, Tally, read_rejected, run_chunk, without_culprit
+from openus.clean.before import shares
 from openus.dedup.stage import deduplicate
 from openus.engine.local import kept_workers, run_tasks
 from openus.errors import CorpusError, OpenUSError, SourceError, UsageError
@@ -21,7 +22,7 @@ from openus.fetch import obtain
 from openus.ledger import fingerprint, inputs_state, one_builder
 from openus.manifest import Corpus, Source
 from openus.pack import MASK, ShardTask, plan_set, run_shard
-from openus.report import write_report
+from openus.report import write_before, write_report
 from openus.select import Selected, Selection, select
 from openus.shards.corpus import write_corpus
 from openus.shards.keep import forget, keep
@@ -126,14 +127,16 @@ def build(
             raise EmptyBuildError(results)
         specs = [spec for result in ready for spec in result.chunks]
         unique = deduplicate(specs, corpus.dedup, work, options.workers, report)
-        tasks = _plan(out, unique.kept, corpus)
+        kept = unique.kept.drop_columns(["before"])
+        tasks = _plan(out, kept, corpus)
         forget(out)
         (out / "corpus.json").unlink(missing_ok=True)
         shards = _pack(tasks, options, report)
         _sweep(out, work, tasks, ready)
         rejected = _rejected_table(ready, unique.dropped)
         tables = {"rejected": rejected, "duplicates": unique.duplicates}
-        summary = write_corpus(out, corpus, results, shards, unique.kept, tables)
+        summary = write_corpus(out, corpus, results, shards, kept, tables)
+        write_before(out, unique.kept)
         write_report(out)
         keep(out)
     return BuildResult(out, results, shards, summary)
@@ -209,6 +212,7 @@ def _chunks(result: SourceResult, corpus: Corpus, work: Path, seconds: float) ->
     held_out = result.set != PRETRAIN
     level = corpus.clean_sources.get(source.slug, source.clean or corpus.clean.level)
     clean = corpus.clean.model_copy(update={"level": level})
+    shown = {} if level == "none" else shares((image.member for image in selection.images), corpus.seed)
     for number, members in enumerate(_groups(selection.images, _CHUNK_FILES[source.kind])):
         yield ChunkSpec(
             source=source.slug,
@@ -227,6 +231,8 @@ def _chunks(result: SourceResult, corpus: Corpus, work: Path, seconds: float) ->
             folder=work / "sources" / source.slug,
             number=number,
             stack=source.stack,
+            shown={m.member: shown[m.member] for m in members if m.member in shown},
+            seed=corpus.seed,
             seconds=seconds,
             fingerprint=fingerprint(state, result.roots, members),
         )

@@ -14,8 +14,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from openus.archives import Member, Tree
 from openus.clean import Cleaned, Refused, clean_frames
+from openus.clean.before import Before
 from openus.codecs import encode
 from openus.decode import open_media
 from openus.decode.frame import Frame, Media, Pixels
@@ -45,6 +46,7 @@ _OMIT = ("shard", "offset", "size", "cluster")
 CHUNK_ROW = pa.schema(
     [ROW.field(name) for name in ROW.names if name not in _OMIT]
     + [pa.field(n, pa.int64(), nullable=False) for n in ("at", "length", "mask_at", "mask_length")]
+    + [pa.field("before", pa.binary(), nullable=False)]  # a small JPEG of the frame as it came, for a few
 )
 
 
@@ -70,6 +72,9 @@ class ChunkSpec:
     fingerprint: str
     """Identity of the input bytes and of the code, made by the caller."""
     stack: Stack | None = None
+    shown: Mapping[str, int] = field(default_factory=dict)
+    """Of which members how many frames are kept as they came, for the report."""
+    seed: int = 0
     seconds: float = 600.0
     """What decoding one file may take, and a second more for each of its frames; 0 for no limit."""
 
@@ -88,6 +93,7 @@ class ChunkSpec:
             self.encoding.model_dump(),
             self.masks,
             self.mask_threshold,
+            (self.seed, sorted(self.shown.items())) if self.shown else None,
             [
                 (m.path, m.member, m.size, dict(m.labels), m.patient, m.clip, m.split, m.mask, m.rows)
                 for m in self.members
@@ -193,6 +199,7 @@ class _Maker:
         self.culprits = spec.culprits.known()
         self.watch = Watch(spec.culprits.note, spec.seconds)
         self.at = 0
+        self.before = Before(spec.shown, spec.seed)
         self.transform = transform_of(spec.code)
         self.draw = mask_of(spec.code)
 
@@ -238,6 +245,7 @@ class _Maker:
                     self.reject(selected.member, frame.index, "clean", outcome.reason, outcome.detail)
                 else:
                     self.rows.append(self.row(frame, outcome, selected, media.kind))
+                    self.before.offer(self.rows[-1], frame.pixels)
                     self.pending.discard(frame.index)
                     self.tally.kept += 1
         except (DecodeError, ArchiveError) as error:

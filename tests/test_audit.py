@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,17 @@ clean: {level: none, size: native}
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Manifests and four screens of a scanner, one with a date in its name."""
     root = tmp_path_factory.mktemp("audit")
+    write_home(root, ("a", "b", "c", "scan_20210314"))
+    return root
+
+
+def write_home(root: Path, names: Sequence[str]) -> None:
     for folder, name, text in (("sources", "screens", SOURCE), ("corpora", "screens", CORPUS)):
         (root / "manifests" / folder).mkdir(parents=True)
         (root / "manifests" / folder / f"{name}.yaml").write_text(text)
     (root / "pictures").mkdir()
-    for number, name in enumerate(("a", "b", "c", "scan_20210314")):
+    for number, name in enumerate(names):
         cv2.imwrite(str(root / "pictures" / f"{name}.png"), screen("linear", number).pixels)
-    return root
 
 
 def build(home: Path, out: Path, *more: str) -> Any:

@@ -12,6 +12,8 @@ from openus.decode.frame import Pixels
 
 _ARMS = (4, 5, 6, 8)  # pixels from the middle of a cross to its tips
 _ALIKE = 0.66  # normalised correlation with a cross
+_PARTLY = 0.5  # the same where a number stands beside it
+_EVEN = 40  # grey levels by which the dimmest part of an arm drawn by a scanner is below the mean
 _LIFT = 30  # grey levels of its dimmest arm above what lies between them
 _NUMBER = 90  # pixels of a caliper with a number beside it
 _BRIGHT = 110  # grey level of a caliper's middle
@@ -71,10 +73,10 @@ def find_calipers(still: Pixels) -> Pixels:
             half = side // 2
             middle = peaks[half : height - half, half : width - half]
             score = np.where(middle[: score.shape[0], : score.shape[1]], score, 0)
-            best = score >= np.maximum(_ALIKE, cv2.dilate(score, np.ones((5, 5), np.uint8)) - 1e-6)
+            best = score >= np.maximum(_PARTLY, cv2.dilate(score, np.ones((5, 5), np.uint8)) - 1e-6)
             for row, column in np.argwhere(best):
                 place = np.s_[row : row + side, column : column + side]
-                if _is_cross(still[place], cross, quarters):
+                if _is_cross(still[place], cross, quarters, float(score[row, column])):
                     found[place] |= np.asarray(255 - quarters, np.uint8)
                     _add_number(found, still, hat, (row + half, column + half), arm, cross)
     return found
@@ -96,13 +98,18 @@ def _add_number(
     found[near] |= np.asarray(cv2.dilate(strokes, np.ones((3, 3), np.uint8)), np.uint8)
 
 
-def _is_cross(patch: Pixels, cross: Pixels, quarters: Pixels) -> bool:
-    """Every arm is bright, and brighter than the quarters beside it."""
+def _is_cross(patch: Pixels, cross: Pixels, quarters: Pixels, score: float) -> bool:
+    """Every arm is bright, and brighter than the quarters beside it; all four, or three where the arms are as even
+    as ink: in the fourth, a number or a bright interface may lie."""
     arms = patch[cross > 128].astype(np.float32)
+    low, typical = float(np.quantile(arms, 0.15)), float(arms.mean())
     between = patch[quarters > 0].astype(np.float32)
-    return bool(
-        np.quantile(arms, 0.15) > between.mean() + _LIFT and np.quantile(between, 0.85) < arms.mean() - 20
-    )
+    if score >= _ALIKE and low > between.mean() + _LIFT and np.quantile(between, 0.85) < typical - 20:
+        return True
+    labels = cv2.connectedComponents(quarters, connectivity=4)[1]
+    parts = [patch[labels == number].astype(np.float32) for number in range(1, int(labels.max()) + 1)]
+    dark = sum(low > part.mean() + 1.5 * _LIFT and np.quantile(part, 0.85) < typical - 30 for part in parts)
+    return bool(dark >= 3 and low > typical - _EVEN)
 
 
 @functools.cache

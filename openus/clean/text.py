@@ -17,6 +17,7 @@ SHORT_SIDE = 480  # the detector sees smaller pictures enlarged to this short si
 _STROKE = 9  # nothing thinner than so many pixels survives an opening of this size: letters, but also speckle
 _CONTRAST = 35  # grey levels of a stroke above what the opening leaves
 _TALLEST = 0.2  # of the picture's short side: not even two lines of lettering taken for one are higher
+_BAR = 12  # grey levels of a cursor's bar above what stands two pixels beside it
 _FEW = 12  # pixels of stroke; one letter has more
 
 
@@ -89,14 +90,38 @@ def _detector() -> Any:
 def text_mask(pixels: Pixels, boxes: list[Box]) -> Pixels:
     """uint8 [H, W], 255 on the letters in `boxes` and the pixel or two round them that their edge shades.
 
-    Where letters cannot be told from what is behind them (white on white), the whole box is masked.
+    Where letters cannot be told from what is behind them (white on white), all that is as bright is masked. The bar
+    of a cursor behind the last letter goes with it.
     """
     mask = np.zeros_like(pixels)
+    others = np.zeros(pixels.shape, bool)
+    for x, y, w, h in boxes:
+        others[y : y + h, x : x + w] = True
     for box in boxes:
         x, y, w, h = _padded(box, pixels.shape)
         region = pixels[y : y + h, x : x + w]
-        mask[y : y + h, x : x + w] |= _letters(region, _surround(pixels, (x, y, w, h)))
+        mask[y : y + h, x : x + w] |= _letters(region, _surround(pixels, (x, y, w, h), others))
+        _add_cursor(mask, pixels, box)
     return mask
+
+
+def _add_cursor(mask: Pixels, pixels: Pixels, box: Box) -> None:
+    """Mask upright bars of one or two pixels' width, about as high as the letters, close to the right of them."""
+    x, y, w, h = box
+    x0, x1 = max(2, x + w - h // 2), min(pixels.shape[1] - 2, x + w + h)
+    if x1 <= x0 or h < 6:
+        return
+    top = max(0, y - h // 2)
+    rows = pixels[top : y + h + h // 2].astype(np.int16)
+    beside = np.maximum(rows[:, x0 - 2 : x1 - 2], rows[:, x0 + 2 : x1 + 2])
+    bars = rows[:, x0:x1] - beside > _BAR
+    for column in range(x1 - x0):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], bars[:, column], [0]]).astype(np.int8)))
+        runs = edges.reshape(-1, 2)
+        start, stop = runs[np.argmax(runs[:, 1] - runs[:, 0])] if len(runs) else (0, 0)
+        if stop - start >= 0.6 * h:
+            at = x0 + column
+            mask[max(0, top + start - 2) : top + stop + 2, max(0, at - 2) : at + 3] = 255
 
 
 def _letters(region: Pixels, surround: Pixels) -> Pixels:
@@ -106,7 +131,8 @@ def _letters(region: Pixels, surround: Pixels) -> Pixels:
     typical, bright = (float(value) for value in np.quantile(surround, [0.5, 0.97]))
     ink = float(np.quantile(region, 0.98))
     if ink < bright + 15:
-        return np.full_like(region, 255)
+        white = (region >= ink - 0.15 * max(0.0, ink - typical)).astype(np.uint8) * 255
+        return np.asarray(cv2.dilate(white, np.ones((5, 5), np.uint8)), np.uint8)
     limit = max(typical + 0.3 * (ink - typical), min(bright, typical + 0.6 * (ink - typical)))
     behind = cv2.medianBlur(np.ascontiguousarray(region), 15).astype(np.float32)
     # On a cyst or a vessel, darker than the rest of the surround, the shaded edge of a letter is dark, too.
@@ -131,10 +157,9 @@ def _padded(box: Box, shape: tuple[int, ...]) -> Box:
     return x0, y0, x1 - x0, y1 - y0
 
 
-def _surround(pixels: Pixels, box: Box) -> Pixels:
-    """The grey levels above and below a box, as high as half of it."""
+def _surround(pixels: Pixels, box: Box, text: NDArray[np.bool_]) -> Pixels:
+    """The grey levels above and below a box, as high as half of it, those of other `text` left out."""
     x, y, w, h = box
     reach = max(4, h // 2)
-    above = pixels[max(0, y - reach) : y, x : x + w]
-    below = pixels[y + h : y + h + reach, x : x + w]
-    return np.concatenate([above.ravel(), below.ravel()])
+    above, below = np.s_[max(0, y - reach) : y, x : x + w], np.s_[y + h : y + h + reach, x : x + w]
+    return np.concatenate([pixels[above][~text[above]], pixels[below][~text[below]]])

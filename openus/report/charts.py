@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,19 +35,6 @@ def histogram(values: NDArray[np.floating] | NDArray[np.integer], bins: int = 22
         f"<title>{label}</title>"
         f'<g class="bars">{bars}</g>{marks}'
         f'<text x="{_WIDTH / 2}" y="{_HEIGHT + 13}" text-anchor="middle">median {_short(middle)}{unit}</text></svg>'
-    )
-
-
-def crop_outline(frame: tuple[int, int], box: Sequence[int], picture: str) -> str:
-    """A frame (width, height), what of it was kept (x, y, width, height) and the stored picture in its place."""
-    width, height = frame
-    x, y, w, h = box
-    label = f"kept {w} x {h} of {width} x {height}"
-    return (
-        f'<svg class="outline" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
-        f'<rect class="away" width="{width}" height="{height}"/>'
-        f'<image href="{picture}" x="{x}" y="{y}" width="{w}" height="{h}" preserveAspectRatio="none"/>'
-        f'<rect class="kept" x="{x}" y="{y}" width="{w}" height="{h}" vector-effect="non-scaling-stroke"/></svg>'
     )
 
 

@@ -59,9 +59,10 @@ def _audit(facts: Facts) -> Iterator[Check]:
     if audit is None:
         yield Check("look", "", "no audit of residual text and names is recorded in corpus.json")
         return
-    findings = audit.get("findings", []) if isinstance(audit, dict) else audit
-    if findings:
-        yield Check("act", "", f"the audit left {len(findings)} findings: see the entry audit of corpus.json")
+    said = ", ".join(f"{kind} {count:,}" for kind, count in sorted(audit["counts"].items()))
+    if said:
+        what = f"the audit searched {audit['searched']:,} of {audit['samples']:,} pictures and found: {said}"
+        yield Check("act", "", f"{what}; see audit.png and the entry audit of corpus.json")
 
 
 def _counts(facts: Facts, source: str) -> Iterator[Check]:

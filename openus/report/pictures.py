@@ -57,6 +57,11 @@ def data_uri(pixels: Pixels) -> str:
     """A grey picture, uint8 [H, W], as an address that holds its bytes (JPEG)."""
     block = np.ascontiguousarray(pixels)[:, :, None]
     data = simplejpeg.encode_jpeg(block, quality=_QUALITY, colorspace="GRAY", fastdct=False)
+    return jpeg_uri(data)
+
+
+def jpeg_uri(data: bytes) -> str:
+    """A JPEG file as an address that holds its bytes."""
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
@@ -72,6 +77,11 @@ def sheet(tiles: Sequence[Pixels], side: int = TILE) -> bytes:
         height, width = tile.shape
         y, x = top + (side - height) // 2, left + (side - width) // 2
         page[y : y + height, x : x + width] = tile
+    return encode_sheet(page)
+
+
+def encode_sheet(page: Pixels) -> bytes:
+    """uint8 [H, W] or [H, W, 3] BGR as PNG."""
     done, buffer = cv2.imencode(".png", page, [cv2.IMWRITE_PNG_COMPRESSION, 6])
     if not done:
         raise ValueError(f"cannot encode a contact sheet of {page.shape}")

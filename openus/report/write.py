@@ -11,12 +11,14 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from openus.decode.frame import Pixels
 from openus.errors import CorpusError
-from openus.report.charts import crop_outline, histogram
+from openus.report.charts import histogram
 from openus.report.checks import checks, shares
+from openus.report.cleaning import in_place, pair_sheet, read_before
 from openus.report.data import Facts, choose, read_facts, records
 from openus.report.duplicates import Group, groups, leaks, matrix, troubles
-from openus.report.pictures import Shelf, data_uri, sheet, shrink
+from openus.report.pictures import Shelf, data_uri, jpeg_uri, sheet, shrink
 from openus.shards.writer import write_bytes
 
 PAGE = "report.html"
@@ -25,7 +27,8 @@ LIMIT = 15_000_000
 _TILES = 24  # pictures of a source, where there are few sources
 _ALL_TILES = 1200  # of all sources together
 _LEAST_TILES = 6
-_OUTLINES = 3
+_ALL_PAIRS = 200  # pictures before and after cleaning, of all sources together
+_LEAST_PAIRS = 4
 _CLUSTERS = 12
 _CLUSTER_TILES = 6
 _TROUBLES = 12
@@ -43,7 +46,8 @@ class Written:
 
 
 def write_report(root: Path, seed: int = 0) -> Written:
-    """Write `root`/report.html and `root`/report/contact-SOURCE.png; the same bytes for the same corpus and seed.
+    """Write `root`/report.html and the sheets `root`/report/contact-SOURCE.png and cleaning-SOURCE.png; the same bytes
+    for the same corpus and seed.
 
     Raises:
         CorpusError: no corpus, a damaged one, or a page above `LIMIT`.
@@ -51,12 +55,18 @@ def write_report(root: Path, seed: int = 0) -> Written:
     facts = read_facts(root)
     shelf = Shelf(root, facts.summary)
     each = max(_LEAST_TILES, min(_TILES, _ALL_TILES // max(1, len(facts.sources))))
+    before = read_before(root)
+    pairs = max(_LEAST_PAIRS, _ALL_PAIRS // max(1, len(before)))
     sources, sheets = [], {}
     for source in facts.sources:
         view, tiles = _source(facts, shelf, source, each, seed)
         sources.append(view)
         if tiles:
             sheets[f"contact-{source}.png"] = sheet(tiles)
+        cleaned = _pairs(facts, shelf, source, before.get(source, {}))
+        view["pairs"], view["pair_count"] = [pair for pair, _ in cleaned[:pairs]], len(cleaned)
+        if cleaned:
+            sheets[f"cleaning-{source}.png"] = pair_sheet([pictures for _, pictures in cleaned])
     found = groups(facts)
     bad = troubles(facts, found)
     todo = checks(facts, bad)
@@ -86,7 +96,7 @@ def write_report(root: Path, seed: int = 0) -> Written:
     if len(page) > LIMIT:
         raise CorpusError(f"{root / PAGE}: {len(page):,} bytes, more than {LIMIT:,}; please report it")
     folder = root / "report"
-    for old in folder.glob("contact-*.png"):
+    for old in [*folder.glob("contact-*.png"), *folder.glob("cleaning-*.png")]:
         if old.name not in sheets:
             old.unlink()
     for name, data in sheets.items():
@@ -128,7 +138,6 @@ def _source(
     rows = facts.rows[facts.rows["source"] == source]
     tiles, grey = [], []
     shown: list[dict[str, Any]] = []
-    outlines: list[dict[str, Any]] = []
     for row in records(choose(rows, count, seed)):
         pixels = shelf.picture(row)
         if pixels is None:
@@ -136,18 +145,12 @@ def _source(
         grey.append(float(pixels.mean()))
         tile = shrink(pixels)
         tiles.append(tile)
-        uri = data_uri(tile)
-        shown.append({"uri": uri, **_facts(row)})
-        cropped = tuple(row["sector"][2:]) != (row["source_width"], row["source_height"])
-        if len(outlines) < _OUTLINES and (cropped or row["cleaned_fraction"] > 0):
-            frame = (row["source_width"], row["source_height"])
-            outlines.append({"svg": crop_outline(frame, list(row["sector"]), uri), **_facts(row)})
+        shown.append({"uri": data_uri(tile), **_facts(row)})
     view = {
         "slug": source,
         "entry": entry,
         "anatomy": rows["anatomy"].iloc[0] if len(rows) else "",
         "tiles": shown,
-        "outlines": outlines,
         "funnel": _funnel(entry),
         "charts": _charts(rows, np.asarray(grey)) if len(rows) else [],
         "flags": _flags(rows),
@@ -156,6 +159,23 @@ def _source(
         "text_boxes": int(rows["text_boxes"].clip(lower=0).sum()),
     }
     return view, tiles
+
+
+def _pairs(
+    facts: Facts, shelf: Shelf, source: str, before: Mapping[str, bytes]
+) -> list[tuple[dict[str, Any], tuple[bytes, Pixels]]]:
+    """Pictures before and after cleaning, those most altered first: what the page says of each, and the two."""
+    rows = facts.rows[(facts.rows["source"] == source) & facts.rows["key"].isin(list(before))]
+    found = []
+    for row in records(rows.sort_values(["cleaned_fraction", "key"], ascending=[False, True])):
+        pixels = shelf.picture(row)
+        if pixels is None:
+            continue
+        after = in_place(row, pixels)
+        first = before[row["key"]]
+        pair = {"before": jpeg_uri(first), "after": data_uri(after), **_facts(row)}
+        found.append((pair, (first, after)))
+    return found
 
 
 def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,6 +187,7 @@ def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
         "frame": f"{row['source_width']} × {row['source_height']}",
         "sector": f"{width} × {height} at ({x}, {y})",
         "masked": float(row["cleaned_fraction"]),
+        "text_boxes": int(row["text_boxes"]),
         "flags": row["flags"],
         "set": row["set"],
         "anatomy": row["anatomy"],

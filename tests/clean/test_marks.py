@@ -54,8 +54,8 @@ def test_what_is_planted_goes_and_tissue_stays(colour: bool) -> None:
             altered.append(float((after != shown.bare)[clear].mean()))
     assert np.mean(outside) >= 0.99
     assert np.mean(inside) >= 0.95
-    assert np.mean(marks) >= (0.99 if colour else 0.85)
-    assert np.mean(altered) <= 0.0075 and max(altered) <= 0.02
+    assert np.mean(marks) >= (0.99 if colour else 0.9)
+    assert np.mean(altered) <= 0.005 and max(altered) <= 0.02
 
 
 def test_nothing_is_masked_where_nothing_is_planted() -> None:
@@ -118,6 +118,36 @@ def test_calipers_of_several_sizes_and_both_kinds() -> None:
     assert cv2.countNonZero(find_calipers(tissue)) == 0
     found = find_calipers(marked)
     assert [bool(found[y, x]) for x, y in places] == [True] * 4
+
+
+def test_a_number_beside_a_caliper_hides_neither() -> None:
+    tissue = view(draw_patient(1, 2, None, "linear"), 0, size=300, margin=0).pixels // 2
+    marked = tissue.copy()
+    cv2.drawMarker(marked, (90, 120), 255, cv2.MARKER_CROSS, 13, 1)
+    cv2.putText(marked, "3", (81, 118), cv2.FONT_HERSHEY_SIMPLEX, 0.3, 255, 1)
+    ink = marked != tissue
+    assert (find_calipers(marked)[ink] > 0).mean() > 0.8
+
+
+def test_the_cursor_behind_the_last_letter_goes_too() -> None:
+    smooth = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 255, (200, 300)).astype(np.uint8), (0, 0), 9
+    )
+    written = smooth.copy()
+    cv2.putText(written, "QSE MAMA", (60, 100), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, 1, cv2.LINE_AA)
+    cv2.line(written, (146, 86), (146, 104), 190, 1)
+    mask = text_mask(written, [(58, 86, 84, 18)])
+    assert (mask[88:103, 146] == 255).all()
+    assert not mask[:, 152:].any()
+
+
+def test_lines_of_text_are_not_each_others_surround() -> None:
+    dark = np.full((120, 200), 40, np.uint8)
+    for row, word in ((50, "MAMA ESQ"), (64, "QSE")):
+        cv2.putText(dark, word, (60, row), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1, cv2.LINE_AA)
+    mask = text_mask(dark, [(58, 40, 66, 12), (58, 54, 30, 12)])
+    assert (mask[dark > 120] == 255).mean() > 0.97
+    assert (mask[54:66, 58:88] == 255).mean() < 0.9  # the letters, not the box
 
 
 def doppler() -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -11,14 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
+from openus.decode import decode_image
 from openus.errors import CorpusError
 from openus.report import write_report
-from openus.report.data import choose, read_facts
+from openus.report.cleaning import read_before
+from openus.report.data import choose, read_facts, records
 from openus.report.duplicates import groups, matrix
 from tests.helpers import toys
+from tests.test_audit import build, write_home
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +172,65 @@ def test_the_same_bytes_again(corpus: Path) -> None:
 def test_no_corpus_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such folder"):
         write_report(tmp_path / "nowhere")
+
+
+@pytest.fixture(scope="module")
+def cleaned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seventy screens of a scanner, cleaned to their sectors."""
+    home = tmp_path_factory.mktemp("screens")
+    out = home / "out"
+    write_home(home, [f"s{number:02d}" for number in range(70)])
+    done = build(home, out, "--clean", "sector")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_sixty_before_and_after(cleaned: Path, browser: Any) -> None:
+    browser.get((cleaned / "report.html").as_uri())
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('.pair img')].map(e => [e.naturalWidth, e.naturalHeight])"
+    )
+    assert len(sizes) == 120 and sizes[::2] == sizes[1::2]  # each in its place in a frame of one size
+    assert browser.get_log("browser") == []
+    with Image.open(cleaned / "report" / "cleaning-screens.png") as sheet:
+        assert sheet.mode == "RGB" and sheet.size[1] == 15 * 286
+    first = browser.find_element("css selector", ".pair .tile")
+    browser.execute_script("arguments[0].click()", first)
+    assert first.get_attribute("data-name") in browser.find_element("id", "zoom").text
+
+
+def test_what_is_shown_before_is_what_came(cleaned: Path) -> None:
+    rows = {row["key"]: row for row in records(read_facts(cleaned).rows)}
+    before = read_before(cleaned)["screens"]
+    assert len(before) == 60
+    for key, data in before.items():
+        came = cv2.imread(str(cleaned.parent / "pictures" / rows[key]["member"]), cv2.IMREAD_GRAYSCALE)
+        shown = decode_image(data)
+        small = cv2.resize(came, shown.shape[::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(small.astype(int) - shown).mean() < 4
+
+
+def test_a_print_breaks_no_picture(cleaned: Path, browser: Any) -> None:
+    browser.get((cleaned / "report.html").as_uri())
+    data = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
+    assert base64.b64decode(data).startswith(b"%PDF") and len(data) > 100_000
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    shown = browser.execute_script("return getComputedStyle(document.querySelector('nav')).display")
+    wide = browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert shown == "none" and wide
+
+
+def test_an_audit_that_found_something_is_the_first_thing_to_look_at(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "corpus"
+    shutil.copytree(corpus, out, ignore=shutil.ignore_patterns(".work"))
+    summary = json.loads((out / "corpus.json").read_text())
+    summary["audit"] = {"counts": {"text": 3}, "searched": 10, "samples": 90}
+    (out / "corpus.json").write_text(json.dumps(summary))
+    write_report(out)
+    text = (out / "report.html").read_text()
+    assert "the audit searched 10 of 90 pictures and found: text 3" in text
+    summary["audit"]["counts"] = {}
+    (out / "corpus.json").write_text(json.dumps(summary))
+    write_report(out)
+    assert "the audit" not in (out / "report.html").read_text()
