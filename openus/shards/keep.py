@@ -16,6 +16,7 @@ _FILES = (
     "LICENSES.md",
     "manifest/rejected.parquet",
     "manifest/duplicates.parquet",
+    "report/before.parquet",
 )
 _PAGE = ("report.html", "report/*.png")  # made again from the corpus, so only their hashes are kept
 
