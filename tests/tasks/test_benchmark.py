@@ -18,7 +18,8 @@ import pytest
 from openus.errors import UsageError
 from tests.tasks.conftest import Ended
 from usfmae.tasks.benchmark import parse_model
-from usfmae.tasks.compare import SCORES, Predictions, mean_scores, paired
+from usfmae.tasks.classify import ClassificationTask, answers_of
+from usfmae.tasks.compare import Answers, mean_scores, paired
 from usfmae.tasks.metrics import point_estimates
 from usfmae.tasks.recipe import load_recipe
 
@@ -27,38 +28,32 @@ BASE = load_recipe("finetune-base")
 SCRATCH = load_recipe("finetune-scratch")
 
 
-def fold(seed: int, skill: float, n: int = 120, subject: int = 0) -> Predictions:
-    """Predictions of a two-class model whose log-odds carry `skill`; subject draws the truth, seed the noise."""
+def fold(seed: int, skill: float, n: int = 120, subject: int = 0) -> Answers:
+    """Answers of a two-class model whose log-odds carry `skill`; subject draws the truth, seed the noise."""
     truth = np.random.default_rng([subject, 1]).integers(0, 2, n // 2).repeat(2)
     noise = np.random.default_rng([seed, subject, 2]).normal(size=n)
     odds = skill * (2 * truth - 1) + noise
     p = 1 / (1 + np.exp(-odds))
-    return Predictions(
-        [f"{subject}-{i}" for i in range(n)], truth, np.stack([1 - p, p], 1), np.arange(n) // 2
-    )
+    keys = [f"{subject}-{i}" for i in range(n)]
+    return answers_of(keys, truth, np.stack([1 - p, p], 1), np.arange(n) // 2, 1)
 
 
 def test_mean_is_over_folds_and_not_of_folds_put_together() -> None:
     """Two folds on different scales: each ranks its own samples, together they would not."""
     a = fold(0, 2.0, subject=1)
-    b = Predictions(
-        [f"b{k}" for k in a.key],
-        a.targets,
-        np.stack([1 - 0.05 * a.probabilities[:, 1], 0.05 * a.probabilities[:, 1]], 1),
-        a.groups,
-    )
-    scores = mean_scores([[a, b]], 1, 200)
-    expected = [point_estimates(f.targets, f.probabilities, 1)["auroc"] for f in (a, b)]
+    targets, p = a.columns["targets"], 0.05 * a.columns["probabilities"][:, 1]
+    low = np.stack([1 - p, p], 1)
+    b = answers_of([f"b{k}" for k in a.key], targets, low, a.groups, 1)
+    scores = mean_scores([[a, b]], 200)
+    expected = [point_estimates(f.columns["targets"], f.columns["probabilities"], 1)["auroc"] for f in (a, b)]
     assert scores["auroc"]["value"] == pytest.approx(np.mean(expected))
-    together = point_estimates(np.r_[a.targets, b.targets], np.r_[a.probabilities, b.probabilities], 1)[
-        "auroc"
-    ]
-    assert together < scores["auroc"]["value"] - 0.1
+    both = [np.concatenate([f.columns[name] for f in (a, b)]) for name in ("targets", "probabilities")]
+    assert point_estimates(*both, 1)["auroc"] < scores["auroc"]["value"] - 0.1
 
 
 def test_more_patients_narrow_the_interval_and_more_runs_of_them_do_not() -> None:
-    def width(runs: list[list[Predictions]]) -> float:
-        score = mean_scores(runs, 1, 400)["accuracy"]
+    def width(runs: list[list[Answers]]) -> float:
+        score = mean_scores(runs, 400)["accuracy"]
         return score["high"] - score["low"]
 
     one = width([[fold(0, 1.0)]])
@@ -68,26 +63,26 @@ def test_more_patients_narrow_the_interval_and_more_runs_of_them_do_not() -> Non
 
 def test_a_model_against_itself() -> None:
     runs = [[fold(0, 1.0), fold(1, 1.0, subject=1)]]
-    for score in paired(runs, runs, 1, 200).values():
+    for score in paired(runs, runs, 200).values():
         assert (score.value, score.low, score.high, score.p) == (0, 0, 0, 1)
 
 
 def test_order_of_samples_does_not_matter() -> None:
     a, b = fold(0, 1.5), fold(1, 0.5)
     order = np.random.default_rng(0).permutation(len(b.key))
-    mixed = Predictions([b.key[i] for i in order], b.targets[order], b.probabilities[order], b.groups[order])
-    assert paired([[a]], [[b]], 1, 100) == paired([[a]], [[mixed]], 1, 100)
+    mixed = b.ordered([b.key[i] for i in order])
+    assert paired([[a]], [[b]], 100) == paired([[a]], [[mixed]], 100)
     with pytest.raises(ValueError, match="same test samples"):
-        paired([[a]], [[fold(1, 0.5, subject=3)]], 1, 10)
+        paired([[a]], [[fold(1, 0.5, subject=3)]], 10)
 
 
 def test_a_better_model_is_found_and_luck_is_not() -> None:
     """Under the null hypothesis the p-value is spread evenly: about one in ten lies below 0.1."""
-    clear = paired([[fold(0, 2.0)]], [[fold(1, 0.3)]], 1, 400)
-    for name in SCORES:
+    clear = paired([[fold(0, 2.0)]], [[fold(1, 0.3)]], 400)
+    for name in ClassificationTask.shown:
         assert clear[name].value > 0.1 and clear[name].low > 0 and clear[name].p < 0.02
     luck = [
-        paired([[fold(2 * i, 0.8, subject=i)]], [[fold(2 * i + 1, 0.8, subject=i)]], 1, 99) for i in range(60)
+        paired([[fold(2 * i, 0.8, subject=i)]], [[fold(2 * i + 1, 0.8, subject=i)]], 99) for i in range(60)
     ]
     below = np.mean([one["auroc"].p <= 0.1 for one in luck])
     assert 0.01 <= below <= 0.25

@@ -28,7 +28,7 @@ from usfmae.tasks.models import Start, build
 from usfmae.tasks.predict import predict
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.scores import multilabel_scores, regression_scores
-from usfmae.tasks.segment_metrics import average_precision, overlap, structures
+from usfmae.tasks.segment_metrics import average_precision, match, overlap, structures
 from usfmae.tasks.segmenter import dress
 from usfmae.tasks.square import square, square_mask
 
@@ -94,7 +94,8 @@ def test_nothing_to_find() -> None:
 def test_average_precision_agrees_with_coco(seed: int) -> None:
     """pycocotools is the reference; it runs behind torchmetrics."""
     rng = np.random.default_rng(seed)
-    truths, found = [], []
+    counts: list[int] = []
+    found: tuple[list[list[float]], list[list[int]]] = ([], [])
     coco = MeanAveragePrecision(iou_type="segm")
     for image in range(12):
         masks, scores = np.zeros((2, 64, 64), np.uint8), np.zeros((64, 64))
@@ -108,8 +109,9 @@ def test_average_precision_agrees_with_coco(seed: int) -> None:
         _, places = cv2.connectedComponents(masks[1])
         scores = rng.random(places.max() + 1)[places]
         t, f = structures(image, masks[0], 1), structures(image, masks[1], 1, scores)
-        truths += t
-        found += f
+        counts.append(len(t))
+        for kept, one in zip(found, match(t, f), strict=True):
+            kept.append(one)  # type: ignore[arg-type]
 
         def stack(pieces: list[Any]) -> torch.Tensor:
             return torch.from_numpy(
@@ -122,9 +124,19 @@ def test_average_precision_agrees_with_coco(seed: int) -> None:
             "labels": torch.zeros(len(f)).int(),
         }
         coco.update([predicted], [{"masks": stack(t), "labels": torch.zeros(len(t)).int()}])
-    ours, theirs = average_precision(truths, found), coco.compute()
-    assert np.mean(list(ours.values())) == pytest.approx(float(theirs["map"]), abs=1e-6)
-    assert ours[0.5] == pytest.approx(float(theirs["map_50"]), abs=1e-6)
+    ours = average_precision(np.ones((1, 12)), np.array(counts), *found)[0]
+    theirs = coco.compute()
+    assert ours.mean() == pytest.approx(float(theirs["map"]), abs=1e-6)
+    assert ours[0] == pytest.approx(float(theirs["map_50"]), abs=1e-6)
+
+    # A weight of 2 is the image twice, one of 0 is its absence.
+    weights = rng.integers(0, 3, (5, 12)).astype(float)
+    drawn = average_precision(weights, np.array(counts), *found)
+    for row, many in zip(drawn, weights.astype(int), strict=True):
+        taken = np.repeat(np.arange(12), many)
+        again = [[kind[i] for i in taken] for kind in found]
+        whole = average_precision(np.ones((1, len(taken))), np.array(counts)[taken], *again)[0]
+        assert row == pytest.approx(whole, nan_ok=True)
 
 
 def test_regression_scores_agree_with_scikit_learn() -> None:
@@ -210,6 +222,41 @@ def test_segmentation_run(corpus: Path, weights: Path, tmp_path: Path) -> None:
     assert answer.values[0] == pytest.approx((truth > 0).mean(), rel=0.35)
     assert overlap(square_mask(truth, 48) // 255, answer.mask, 1)[0] > 0.6
     assert set(answer.to_json()) == {"file", "format", "decision", "covered", "frames", "refused"}
+
+
+def test_masks_of_the_class_that_their_image_has(corpus: Path, tmp_path: Path) -> None:
+    """Instance scores by class, where the masks themselves do not tell the classes apart."""
+    name = benchmark(tmp_path, "segmentation", "pathology", "classes: [benign, malignant]\n")
+    data = load_labelled(corpus, find_benchmark(name), size=48)
+    labels = load_labelled(corpus, find_benchmark("bus-bra"), size=48).targets
+    assert data.classes == ("benign", "malignant")
+    for mask, label in zip(data.targets, labels, strict=True):
+        assert set(np.unique(mask)) == {0, label + 1}
+
+
+def test_table_of_segmentations(usfmae: Cli, corpus: Path, weights: Path, tmp_path: Path) -> None:
+    extra = "classes: [lesion]\npublished: {map: 51.0, map_50: 77.9}\n"
+    name = benchmark(tmp_path, "segmentation", "mask", extra)
+    words = ["-m", f"ours={weights}", "-m", "timm:resnet10t", "-b", name, "--fold", 1, "-o", tmp_path / "t"]
+    words += [
+        "-r",
+        "finetune-demo",
+        "--scratch-recipe",
+        "finetune-demo",
+        "--set",
+        "size=48",
+        "--set",
+        "epochs=1",
+    ]
+    end = usfmae("benchmark", corpus, *words, "--device", "cpu")
+    assert end.returncode == 0, end.stderr
+    head = next(line for line in end.stdout.splitlines() if line.startswith("| model"))
+    assert "| Dice (%) | IoU (%) | mAP (%) | mAP@50 (%) |" in head
+    assert "USF-MAE paper, mAP (%), published | USF-MAE paper, mAP@50 (%), published" in head
+    cell = json.loads((tmp_path / "t" / "results.json").read_text())["cells"]["ours"]["own-segmentation"]
+    one = cell["scores"]["map_50"]
+    assert one["low"] <= one["value"] <= one["high"]
+    assert cell["over_runs"]["map_50"]["mean"] == pytest.approx(one["value"])
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto"])

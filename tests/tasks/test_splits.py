@@ -121,6 +121,30 @@ def test_official_split_words() -> None:
     assert (len(split.train), len(split.val), len(split.test)) == (6, 2, 4)
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "tests"),
+    [
+        ("bus-bra", [f"fold{k}" for k in range(1, 6)], ["fold1"]),
+        ("gist514-db", [f"fold{k}" for k in range(5)], ["fold0"]),
+        ("mmotu-2d", ["train", "val"], ["val"]),
+    ],
+)
+def test_protocols_of_the_three_benchmarks(name: str, words: list[str], tests: list[str]) -> None:
+    """By the split words their sources publish (GIST514-DB counts its folds from 0)."""
+    published, groups = words * 20, np.arange(20 * len(words))
+    protocols = Catalogue().benchmark(name).protocols
+
+    def runs(protocol: str) -> list[list[str]]:
+        splits = make_splits(protocols[protocol], published, groups, groups % 2)
+        return [sorted({published[i] for i in split.test.tolist()}) for split in splits]
+
+    assert runs("ultrasam") == [tests]
+    assert runs(next(iter(protocols))) == ([["val"]] if name == "mmotu-2d" else [[word] for word in words])
+    assert len(runs("patient-kfold")) == 5
+    official = "official-split" if name == "mmotu-2d" else "official-kfold"
+    assert next(iter(protocols)) == official
+
+
 def test_bad_splits_say_what_is_wrong() -> None:
     groups = np.arange(10)
     with pytest.raises(CorpusError, match="split of sample 0 is 'train', expected fold1 to fold5"):

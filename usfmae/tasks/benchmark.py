@@ -36,6 +36,8 @@ from usfmae.tasks.recipe import FinetuneRecipe
 from usfmae.tasks.runs import METRICS, Job, run, write_json
 from usfmae.tasks.splits import Split
 from usfmae.tasks.table import write_tables
+from usfmae.tasks.tables import NAMES, figure
+from usfmae.tasks.task import Task
 from usfmae.tasks.training import Samples, measure_rate, pick_device
 
 
@@ -120,9 +122,6 @@ def benchmark(
         raise UsageError(f"two models are called '{sorted(twice)[0]}'; give them names: NAME=SPEC")
     on = pick_device(device)
     declared = [find_benchmark(name) for name in names]
-    for one in declared:
-        if one.task != "classification":
-            raise UsageError(f"benchmark '{one.name}' is a {one.task}; the table compares classifications")
     shelf = Shelf(data, quiet)
     plans = [
         plan
@@ -190,8 +189,13 @@ def estimate(shelf: Shelf, plans: Sequence[Plan], device: torch.device) -> float
         recipe, key = plan.entry.recipe, (plan.entry.name, plan.benchmark.name)
         if key not in rates:
             labelled = shelf.get(plan.benchmark, recipe)
-            start, outputs = plan.entry.start.of_fold(plan.split.name), len(labelled.classes)
-            network = build(start, outputs=outputs, size=recipe.size, drop_path=recipe.drop_path).to(device)
+            task = TASKS[plan.benchmark.task](labelled, recipe)
+            network = task.dress(
+                build(
+                    plan.entry.start.of_fold(plan.split.name), outputs=task.outputs, size=recipe.size,
+                    drop_path=recipe.drop_path,
+                )
+            ).to(device)
             rows = np.arange(min(recipe.batch_size, len(labelled)))
             samples = Samples(
                 torch.from_numpy(labelled.images[rows]).to(device),
@@ -211,25 +215,27 @@ def _run_all(
     failed = []
     began, told = time.monotonic(), 0
     to_do = sum(not (plan.folder / METRICS).is_file() for plan in plans)
-    for number, (plan, new, result) in enumerate(_results(shelf, plans, device, jobs, quiet), 1):
+    for number, (plan, new, (said, well)) in enumerate(_results(shelf, plans, device, jobs, quiet), 1):
         told += new
         head = f"[{number}/{len(plans)}] {plan.label}: "
-        if isinstance(result, str):
-            failed.append({"run": plan.label, "error": result})
-            console.err.print(head + result, style="red", markup=False)
+        if not well:
+            failed.append({"run": plan.label, "error": said})
+            console.err.print(head + said, style="red", markup=False)
         elif not quiet:
             spent = time.monotonic() - began
             left = f", about {_duration(spent / told * (to_do - told))} left" if told and to_do > told else ""
-            console.err.print(
-                f"{head}weighted F1 {100 * result:.1f} % ({_duration(spent)}{left})", markup=False
-            )
+            console.err.print(f"{head}{said} ({_duration(spent)}{left})", markup=False)
     return failed
+
+
+Ending = tuple[str, bool]
+"""What a run is told by: its main score, or what went wrong; and whether it went well."""
 
 
 def _results(
     shelf: Shelf, plans: Sequence[Plan], device: torch.device, jobs: int, quiet: bool
-) -> Iterator[tuple[Plan, bool, float | str]]:
-    """Each run as it ends: whether it ran now, and its weighted F1 or what went wrong."""
+) -> Iterator[tuple[Plan, bool, Ending]]:
+    """Each run as it ends, and whether it ran now."""
     new = {plan.folder: not (plan.folder / METRICS).is_file() for plan in plans}
     if jobs == 1:
         for plan in plans:
@@ -244,21 +250,22 @@ def _results(
             try:
                 yield plan, new[plan.folder], future.result()
             except BrokenProcessPool:
-                yield (
-                    plan,
-                    new[plan.folder],
-                    "its process was killed (memory?); give fewer --jobs, and run again",
-                )
+                why = "its process was killed (memory?); give fewer --jobs, and run again"
+                yield plan, new[plan.folder], (why, False)
 
 
-def _one(shelf: Shelf, plan: Plan, device: torch.device, quiet: bool) -> float | str:
+def _one(shelf: Shelf, plan: Plan, device: torch.device, quiet: bool) -> Ending:
     try:
         result = run(_job(shelf, plan), plan.folder, device, quiet)
     except OpenUSError as error:
-        return str(error)
+        return str(error), False
     except torch.OutOfMemoryError:
-        return f"the memory of {device} does not hold it; give fewer --jobs, or --set batch_size=N with a smaller N"
-    return float(result["metrics"]["f1_weighted"]["value"])
+        return (
+            f"the memory of {device} does not hold it; give fewer --jobs, or --set batch_size=N with a smaller N",
+            False,
+        )
+    main = TASKS[plan.benchmark.task].shown[0]
+    return f"{NAMES[main]} {figure(main, result['metrics'][main]['value'])}", True
 
 
 _shelf: Shelf | None = None  # of a process that makes runs for another
@@ -270,7 +277,7 @@ def _begin(shelf: Shelf, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _one_here(plan: Plan, device: torch.device) -> float | str:
+def _one_here(plan: Plan, device: torch.device) -> Ending:
     assert _shelf is not None
     return _one(_shelf, plan, device, True)
 
@@ -289,25 +296,27 @@ def collect(
     bad = {item["run"] for item in failed}
     cells: dict[str, dict[str, Any]] = {entry.name: {} for entry in entries}
     for one in declared:
-        positive = one.classes.index(one.positive) if one.positive else len(one.classes) - 1
         reference: Runs | None = None
         for entry in entries:
             mine = [plan for plan in plans if plan.benchmark is one and plan.entry is entry]
             if not mine or bad & {plan.label for plan in mine}:
                 continue
-            seeds = read_predictions(mine, shelf.get(one, entry.recipe))
-            cell = _cell(mine, seeds, positive, resamples)
+            seeds = read_predictions(mine, TASKS[one.task](shelf.get(one, entry.recipe), entry.recipe))
+            cell = _cell(mine, seeds, resamples)
             if reference is None and entry is entries[0]:
                 reference = seeds
             elif reference is not None:
-                found = paired(reference, seeds, positive, resamples)
+                found = paired(reference, seeds, resamples)
                 cell["reference_minus_this"] = {name: vars(value) for name, value in found.items()}
             cells[entry.name][one.name] = cell
     return {
         "models": [entry.name for entry in entries],
         "recipes": {entry.name: entry.recipe.to_dict() for entry in entries},
         "benchmarks": {
-            one.name: {"title": one.title, "published": dict(one.published), "protocol": _protocol(plans, one)}
+            one.name: {
+                "title": one.title, "task": one.task, "shown": list(TASKS[one.task].shown),
+                "published": dict(one.published), "protocol": _protocol(plans, one),
+            }
             for one in declared
         },
         "cells": cells, "failed": failed, "version": __version__,
@@ -318,19 +327,20 @@ def _protocol(plans: Sequence[Plan], declared: Benchmark) -> str:
     return next((plan.protocol for plan in plans if plan.benchmark is declared), "")
 
 
-def _cell(plans: Sequence[Plan], seeds: Runs, positive: int, resamples: int) -> dict[str, Any]:
+def _cell(plans: Sequence[Plan], seeds: Runs, resamples: int) -> dict[str, Any]:
     results = [json.loads((plan.folder / METRICS).read_text()) for plan in plans]
     leaks = sum(bool(result["leaks"]) for result in results)
-    return {
+    cell = {
         "runs": len(plans), "folds": len(seeds[0]), "seeds": len(seeds), "over_runs": summary(results),
-        "scores": mean_scores(seeds, positive, resamples), "runs_with_leaks": leaks,
+        "scores": mean_scores(seeds, resamples), "runs_with_leaks": leaks,
         "seconds": sum(result["seconds"] for result in results),
     }  # fmt: skip
+    if leaks:
+        cell["without_leaks"] = summary([result.get("without_leaks", result) for result in results])
+    return cell
 
 
-def read_predictions(plans: Sequence[Plan], labelled: LabelledSet) -> Runs:
+def read_predictions(plans: Sequence[Plan], task: Task) -> Runs:
     """Test predictions of each seed, and in it of each fold."""
     seeds = sorted({plan.seed for plan in plans})
-    return [
-        [test_part(plan.folder, labelled.classes) for plan in plans if plan.seed == seed] for seed in seeds
-    ]
+    return [[test_part(plan.folder, task) for plan in plans if plan.seed == seed] for seed in seeds]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from openus.errors import OpenUSError
 from usfmae.tasks.calibrate import Calibration, fit_calibration
-from usfmae.tasks.compare import Predictions, mean_scores
-from usfmae.tasks.metrics import by_group, classification, point_estimates
+from usfmae.tasks.compare import Answers, Columns, mean_scores
+from usfmae.tasks.metrics import by_group, classification, point_estimates, weighted_scores
 from usfmae.tasks.plots import confusion_png
 from usfmae.tasks.recipe import FinetuneRecipe
 from usfmae.tasks.splits import Split
@@ -79,22 +79,22 @@ def probabilities_of(logits: Tensor, calibration: Calibration) -> Floats:
     return np.asarray((soft.mean(0) if soft.ndim == 3 else soft).cpu().numpy(), np.float64)
 
 
-def as_predictions(columns: dict[str, list[Any]], classes: Sequence[str]) -> Predictions:
-    """Columns of predictions.parquet as arrays."""
-    number = {name: c for c, name in enumerate(classes)}
-    return Predictions(
-        columns["key"],
-        np.array([number[word] for word in columns["truth"]], np.int64),
-        np.stack([np.asarray(columns[f"p_{name}"]) for name in classes], 1),
-        np.array(columns["group"], np.int64),
-    )
+def answers_of(
+    key: Sequence[str], targets: Ints, probabilities: Floats, groups: Ints, positive: int
+) -> Answers:
+    """Class numbers int64 [N] and probabilities float64 [N, C] as answers that can be compared."""
+
+    def score(weights: Floats, columns: Columns) -> dict[str, Floats]:
+        return weighted_scores(weights, columns["targets"], columns["probabilities"], positive)
+
+    return Answers(key, groups, {"targets": targets, "probabilities": probabilities}, score)
 
 
 class ClassificationTask(Task):
     """One of C classes for each image."""
 
     kind = "classification"
-    main = "f1_weighted"
+    shown = ("f1_weighted", "f1_macro", "auroc", "accuracy")
 
     _calibration = Calibration()
 
@@ -174,13 +174,20 @@ class ClassificationTask(Task):
             resamples=self.recipe.resamples,
         )  # fmt: skip
 
-    def pool(self, tables: list[dict[str, list[Any]]]) -> dict[str, Any]:
+    def answers(self, columns: Mapping[str, Sequence[Any]]) -> Answers:
+        number = {name: c for c, name in enumerate(self.data.classes)}
+        targets = np.array([number[word] for word in columns["truth"]], np.int64)
+        probabilities = np.stack([np.asarray(columns[f"p_{name}"]) for name in self.data.classes], 1)
+        groups = np.array(columns["group"], np.int64)
+        return answers_of(columns["key"], targets, probabilities, groups, self.positive)
+
+    def pool(self, folds: Sequence[Answers]) -> dict[str, Any]:
         """Scores are means over the folds; the confusion counts and the scores of a class are of all together."""
-        folds = [as_predictions(table, self.data.classes) for table in tables]
-        targets = np.concatenate([fold.targets for fold in folds])
-        probabilities = np.concatenate([fold.probabilities for fold in folds])
+        targets, probabilities = (
+            np.concatenate([fold.columns[name] for fold in folds]) for name in ("targets", "probabilities")
+        )
         whole = self._scored(targets, probabilities, np.concatenate([fold.groups for fold in folds]))
-        return whole | {"metrics": mean_scores([folds], self.positive, self.recipe.resamples)}
+        return whole | {"metrics": mean_scores([folds], self.recipe.resamples)}
 
     def draw(self, folder: Path, result: dict[str, Any], title: str) -> None:
         confusion_png(folder / "confusion.png", np.array(result["confusion"]), self.data.classes, title)

@@ -120,8 +120,10 @@ def load_labelled(
     index = open_set(data, benchmark)
     table = index.table
     masks = mask_rows(data, benchmark, table) if benchmark.task == "segmentation" else None
-    words = {name: label_words(table, name) for name in ([] if masks else label_names(benchmark))}
-    labelled = masks.known if masks else np.array([all(row) for row in zip(*words.values(), strict=True)])
+    words = {name: label_words(table, name) for name in label_names(benchmark)}
+    labelled = np.ones(len(table), np.bool_) if masks is None else masks.known.copy()
+    for column in words.values():
+        labelled &= np.array([bool(word) for word in column], np.bool_)
     if benchmark.sources:
         labelled &= np.isin(
             np.array(table.column("source").to_pylist(), dtype=object), list(benchmark.sources)
@@ -134,10 +136,12 @@ def load_labelled(
     rows = np.flatnonzero(labelled)
     rows = spread_frames(rows, table.column("clip").to_pylist(), frames_per_clip)
     images = decode_rows(index, rows, size=size, aspect=aspect, threads=threads, on_image=on_image)
+    chosen = {name: [column[i] for i in rows.tolist()] for name, column in words.items()}
     if masks:
-        targets, classes = decode_masks(masks, rows, benchmark, size=size, aspect=aspect, threads=threads)
+        targets, classes = decode_masks(
+            masks, rows, benchmark, size=size, aspect=aspect, threads=threads, words=next(iter(chosen.values()), ())
+        )  # fmt: skip
     else:
-        chosen = {name: [column[i] for i in rows.tolist()] for name, column in words.items()}
         targets, classes = encode_labels(chosen, benchmark, str(data))
     columns = {
         name: table.column(name).to_pylist()

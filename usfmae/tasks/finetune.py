@@ -17,8 +17,8 @@ from typing import Any
 from openus import console
 from openus.errors import UsageError, did_you_mean
 from openus.manifest import Benchmark
-from usfmae.tasks.classify import ClassificationTask, as_predictions
-from usfmae.tasks.compare import Predictions
+from usfmae.tasks.classify import ClassificationTask
+from usfmae.tasks.compare import Answers
 from usfmae.tasks.data import LabelledSet, find_benchmark, load_labelled
 from usfmae.tasks.metrics import summary
 from usfmae.tasks.models import Start
@@ -83,13 +83,12 @@ def load_with_progress(
         )  # fmt: skip
 
 
-def test_part(folder: Path, classes: Sequence[str]) -> Predictions:
-    """The test predictions that a finished classification left in `folder`."""
+def test_part(folder: Path, task: Task) -> Answers:
+    """What a finished run in `folder` says of its test samples."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    columns = pq.read_table(folder / PREDICTIONS).filter(pc.field("part") == "test").to_pydict()
-    return as_predictions(columns, classes)
+    return task.answers(pq.read_table(folder / PREDICTIONS).filter(pc.field("part") == "test").to_pydict())
 
 
 def choose_folds(splits: list[Split], folds: Sequence[int] | None) -> list[Split]:
@@ -104,13 +103,6 @@ def choose_folds(splits: list[Split], folds: Sequence[int] | None) -> list[Split
 
 def sum_up(out: Path, results: list[dict[str, Any]], task: Task) -> dict[str, Any]:
     """Mean and sd over folds, and scores of all test parts with an interval: every patient is tested once."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    tables = []
-    for result in results:
-        table = pq.read_table(out / result["fold"] / "predictions.parquet")
-        tables.append(table.filter(pc.field("part") == "test").to_pydict())
     keys = (
         "benchmark",
         "task",
@@ -124,7 +116,8 @@ def sum_up(out: Path, results: list[dict[str, Any]], task: Task) -> dict[str, An
     )
     whole = {key: results[0][key] for key in keys}
     whole |= {"folds": [result["fold"] for result in results], "mean": summary(results)}
-    whole |= {"pooled": task.pool(tables), "seconds": sum(result["seconds"] for result in results)}
+    pooled = task.pool([test_part(out / result["fold"], task) for result in results])
+    whole |= {"pooled": pooled, "seconds": sum(result["seconds"] for result in results)}
     title = f"{task.data.benchmark.name}, {len(results)} folds: {whole['model']}"
     task.draw(out, whole["pooled"], title)
     write_json(out / METRICS, whole)

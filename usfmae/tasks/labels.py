@@ -33,21 +33,25 @@ def known_labels(table: Any, wanted: str) -> str:
 
 
 def label_names(benchmark: Benchmark) -> list[str]:
-    """The labels a benchmark asks of each sample: one, or for a multi-label task several, divided by commas."""
+    """The labels a benchmark asks of each sample: one, or for a multi-label task several, divided by commas; none
+    for a segmentation whose masks say all (label ``mask``)."""
+    if benchmark.task == "segmentation" and benchmark.label == "mask":
+        return []
     if benchmark.task == "multilabel":
         return [name.strip() for name in benchmark.label.split(",")]
     return [benchmark.label]
 
 
 def encode_labels(
-    words: Mapping[str, Sequence[str]], benchmark: Benchmark, where: str
+    words: Mapping[str, Sequence[str]], benchmark: Benchmark, where: str, task: str | None = None
 ) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Words of each label to targets and the names of their classes; CorpusError for a word that fits none.
 
     Class numbers int64 [N]; for a regression the values float32 [N]; for several labels float32 [N, C], 1 where
-    a label's word is the benchmark's `positive` (``present`` if it names none).
+    a label's word is the benchmark's `positive` (``present`` if it names none). task: the benchmark's own if None.
     """
-    if benchmark.task == "multilabel":
+    task = task or benchmark.task
+    if task == "multilabel":
         positive = benchmark.positive or "present"
         columns = [[word == positive for word in column] for column in words.values()]
         for name, found in zip(words, columns, strict=True):
@@ -57,7 +61,7 @@ def encode_labels(
                 )
         return np.array(columns, np.float32).T.copy(), tuple(words)
     (name, column), *_ = words.items()
-    if benchmark.task == "regression":
+    if task == "regression":
         try:
             return np.array([float(word) for word in column], np.float32), (name,)
         except ValueError as error:
@@ -100,16 +104,23 @@ def mask_rows(data: str | Path, benchmark: Benchmark, table: Any) -> MaskRows:
 
 
 def decode_masks(
-    masks: MaskRows, rows: Ints, benchmark: Benchmark, *, size: int, aspect: Aspect, threads: int
-) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    masks: MaskRows, rows: Ints, benchmark: Benchmark, *, size: int, aspect: Aspect, threads: int,
+    words: Sequence[str] = (),
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:  # fmt: skip
     """Masks uint8 [N, size, size] of 0 and the class numbers 1..C, and the names of the classes.
 
-    One class: every value above 0 belongs to it. Several: the stored value is the class number.
+    One class: every value above 0 belongs to it. Several: the stored value is the class number; or with `words`, the
+    label of each image, all that its mask outlines is of that class.
     """
     classes = benchmark.classes or ("structure",)
     found = decode_rows(
         masks.index, masks.place[rows], size=size, aspect=aspect, threads=threads, resize=square_mask
     )[:, 0]
+    if words:
+        numbers, _ = encode_labels(
+            {benchmark.label: words}, benchmark, f"set '{benchmark.set}'", "classification"
+        )
+        return (found > 0).astype(np.uint8) * (numbers + 1).astype(np.uint8)[:, None, None], classes
     if len(classes) == 1:
         return (found > 0).astype(np.uint8), classes
     if found.max() > len(classes):

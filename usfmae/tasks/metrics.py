@@ -118,6 +118,12 @@ def expected_calibration_error(targets: Ints, probabilities: Floats, bins: int =
     return float(_ece(weights, targets, probabilities, bins)[0])
 
 
+def class_calibration_error(truth: NDArray[np.bool_], scores: Floats, bins: int = ECE_BINS) -> float:
+    """Gap between the probability of one class and how often it is true (Kull et al. 2019, classwise ECE)."""
+    place = np.clip(np.ceil(scores * bins).astype(int) - 1, 0, bins - 1)
+    return float(np.abs(np.bincount(place, truth - scores, minlength=bins)).sum() / len(truth))
+
+
 def bootstrap(
     targets: Ints,
     probabilities: Floats,
@@ -150,7 +156,7 @@ def over_weights(
     targets: Ints, probabilities: Floats, weights: NDArray[Any], positive: int
 ) -> dict[str, Floats]:
     """Each score under each row of sample weights [B, N]: name to float [B]."""
-    return in_blocks(lambda W: _weighted_scores(W, targets, probabilities, positive), weights)
+    return in_blocks(lambda W: weighted_scores(W, targets, probabilities, positive), weights)
 
 
 def in_blocks(compute: Callable[[Floats], dict[str, Floats]], weights: NDArray[Any]) -> dict[str, Floats]:
@@ -163,7 +169,10 @@ def in_blocks(compute: Callable[[Floats], dict[str, Floats]], weights: NDArray[A
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _weighted_scores(W: Floats, targets: Ints, probabilities: Floats, positive: int) -> dict[str, Floats]:
+def weighted_scores(
+    W: Floats, targets: NDArray[Any], probabilities: Floats, positive: int
+) -> dict[str, Floats]:
+    """Each score under sample weights float64 [B, N]: name to float64 [B]; NaN where not defined."""
     classes = probabilities.shape[1]
     decisions = probabilities.argmax(1)
     truth = np.eye(classes)[targets]
@@ -266,14 +275,22 @@ def _per_class(targets: Ints, probabilities: Floats, classes: Sequence[str]) -> 
         precision, recall, f1, support = (row[c] for row in rows)
         truth = targets == c
         known = bool(support)
+        both = 0 < support < len(truth)
         table[name] = {
             "support": int(support),
             "precision": float(precision) if known else None,
             "recall": float(recall) if known else None,
             "f1": float(f1) if known else None,
-            "auroc": float(sk.roc_auc_score(truth, probabilities[:, c]))
-            if 0 < truth.sum() < len(truth)
-            else None,
+            "auroc": float(sk.roc_auc_score(truth, probabilities[:, c])) if both else None,
+            **{
+                f"sensitivity_at_{100 * specificity:.0f}_specificity": sensitivity_at(
+                    truth, probabilities[:, c], specificity
+                )
+                if both
+                else None
+                for specificity in SPECIFICITIES
+            },
+            "ece": class_calibration_error(truth, probabilities[:, c]) if known else None,
         }
     return table
 

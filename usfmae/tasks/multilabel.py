@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openus.errors import OpenUSError
+from usfmae.tasks.compare import Answers
 from usfmae.tasks.recipe import FinetuneRecipe
-from usfmae.tasks.scores import multilabel_scores
+from usfmae.tasks.scores import multilabel_over, multilabel_scores
 from usfmae.tasks.splits import Split
 from usfmae.tasks.task import Batches, Ints, Outcome, Run, Task, clip_numbers
 
@@ -49,7 +51,7 @@ class MultilabelTask(Task):
     """A probability for each of C labels."""
 
     kind = "multilabel"
-    main = "auroc_macro"
+    shown = ("auroc_macro", "average_precision_macro", "f1_macro", "exact_match")
 
     @property
     def outputs(self) -> int:
@@ -109,7 +111,7 @@ class MultilabelTask(Task):
         }
         return columns | {f"p_{name}": found[:, c] for c, name in enumerate(names)}
 
-    def _read(self, columns: dict[str, Any]) -> tuple[Floats, Floats]:
+    def _read(self, columns: Mapping[str, Any]) -> tuple[Floats, Floats]:
         both = [
             np.stack([np.asarray(columns[f"{kind}_{name}"], np.float64) for name in self.data.classes], 1)
             for kind in ("truth", "p")
@@ -126,8 +128,15 @@ class MultilabelTask(Task):
             "n": len(groups), "groups": len(np.unique(groups)), "metrics": overall, "per_class": each, "notes": [],
         }  # fmt: skip
 
-    def pool(self, tables: list[dict[str, list[Any]]]) -> dict[str, Any]:
-        return self._report([(*self._read(table), np.array(table["group"])) for table in tables])
+    def answers(self, columns: Mapping[str, Sequence[Any]]) -> Answers:
+        truth, found = self._read(columns)
+        return Answers(
+            columns["key"], np.array(columns["group"], np.int64), {"truth": truth, "found": found},
+            lambda W, c: multilabel_over(W, c["truth"], c["found"], self.data.classes),
+        )  # fmt: skip
+
+    def pool(self, folds: Sequence[Answers]) -> dict[str, Any]:
+        return self._report([(fold.columns["truth"], fold.columns["found"], fold.groups) for fold in folds])
 
     def facts(self) -> dict[str, Any]:
         return {"kind": "multilabel", "present": self.data.benchmark.positive or "present"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openus.errors import OpenUSError
+from usfmae.tasks.compare import Answers
 from usfmae.tasks.recipe import FinetuneRecipe
-from usfmae.tasks.scores import regression_scores
+from usfmae.tasks.scores import regression_over, regression_scores
 from usfmae.tasks.splits import Split
 from usfmae.tasks.task import Batches, Ints, Outcome, Run, Task, clip_numbers
 
@@ -41,7 +43,7 @@ class RegressionTask(Task):
     """One value for each image; frames of a clip are averaged for the clip's."""
 
     kind = "regression"
-    main = "mae"
+    shown = ("mae", "rmse", "r2", "pearson")
 
     @property
     def outputs(self) -> int:
@@ -100,20 +102,18 @@ class RegressionTask(Task):
         metrics = regression_scores([(truth, value, groups)], self.recipe.resamples)
         return {"n": len(truth), "groups": len(np.unique(groups)), "metrics": metrics, "notes": []}
 
-    def pool(self, tables: list[dict[str, list[Any]]]) -> dict[str, Any]:
-        folds = [
-            (
-                np.array(table["truth"], np.float64),
-                np.array(table["value"], np.float64),
-                np.array(table["group"]),
-            )
-            for table in tables
+    def answers(self, columns: Mapping[str, Sequence[Any]]) -> Answers:
+        pair = {name: np.array(columns[name], np.float64) for name in ("truth", "value")}
+        return Answers(
+            columns["key"], np.array(columns["group"], np.int64), pair,
+            lambda W, c: regression_over(W, c["truth"], c["value"]),
+        )  # fmt: skip
+
+    def pool(self, folds: Sequence[Answers]) -> dict[str, Any]:
+        pairs = [
+            np.concatenate([fold.columns[name] for fold in folds]).tolist() for name in ("truth", "value")
         ]
-        truth, value, groups = (np.concatenate(parts) for parts in zip(*folds, strict=True))
-        return {
-            "n": len(truth), "groups": len(np.unique(groups)), "notes": [],
-            "metrics": regression_scores(folds, self.recipe.resamples), "pairs": [truth.tolist(), value.tolist()],
-        }  # fmt: skip
+        return super().pool(folds) | {"pairs": pairs}
 
     def draw(self, folder: Path, result: dict[str, Any], title: str) -> None:
         from usfmae.tasks.plots import agreement_png

@@ -178,11 +178,11 @@ def _write_predictions(path: Path, job: Job, outcome: Outcome) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data, tables = job.task.data, []
+    tables = []
     for part, columns in outcome.columns.items():
         rows: Ints = getattr(job.split, part)
         who = {
-            "key": [data.identity.key[i] for i in rows.tolist()],
+            "key": job.task.keys(rows),
             "part": [part] * len(rows),
             "clip": job.task.clips(rows),
             "group": job.task.groups(rows),

@@ -59,25 +59,26 @@ def _over_folds(
 
 
 def regression_scores(folds: Sequence[Fold], resamples: int = 1000) -> Scores:
-    """Mean absolute error, root mean squared error, R2 and Pearson's r; targets and values float64 [N]."""
+    """The scores of `regression_over`; targets and values float64 [N] of each fold."""
+    return _over_folds(folds, regression_over, resamples)
 
-    def compute(W: Floats, targets: Floats, found: Floats) -> dict[str, Floats]:
-        total = W.sum(1)
-        error = found - targets
-        squared = W @ error**2 / total
-        mean, mean_found = W @ targets / total, W @ found / total
-        variance = W @ targets**2 / total - mean**2
-        variance_found = W @ found**2 / total - mean_found**2
-        covariance = W @ (targets * found) / total - mean * mean_found
-        spread = np.sqrt(np.maximum(variance * variance_found, 0))
-        return {
-            "mae": W @ np.abs(error) / total,
-            "rmse": np.sqrt(squared),
-            "r2": 1 - _divide(squared, variance),
-            "pearson": _divide(covariance, spread),
-        }
 
-    return _over_folds(folds, compute, resamples)
+def regression_over(W: Floats, targets: Floats, found: Floats) -> dict[str, Floats]:
+    """Mean absolute error, root mean squared error, R2 and Pearson's r under sample weights [B, N]."""
+    total = W.sum(1)
+    error = found - targets
+    squared = W @ error**2 / total
+    mean, mean_found = W @ targets / total, W @ found / total
+    variance = W @ targets**2 / total - mean**2
+    variance_found = W @ found**2 / total - mean_found**2
+    covariance = W @ (targets * found) / total - mean * mean_found
+    spread = np.sqrt(np.maximum(variance * variance_found, 0))
+    return {
+        "mae": W @ np.abs(error) / total,
+        "rmse": np.sqrt(squared),
+        "r2": 1 - _divide(squared, variance),
+        "pearson": _divide(covariance, spread),
+    }
 
 
 def _divide(a: Floats, b: Floats) -> Floats:
@@ -92,31 +93,34 @@ def multilabel_scores(
 
     Targets 0 or 1, [N, C]; found: probabilities float64 [N, C]; decisions at 0.5.
     """
-
-    def compute(W: Floats, targets: NDArray[Any], probabilities: Floats) -> dict[str, Floats]:
-        truth, decided = np.asarray(targets) > 0.5, probabilities >= 0.5
-        hits, wrong = W @ (truth & decided), W @ (truth ^ decided)
-        f1 = np.divide(2 * hits, 2 * hits + wrong, out=np.zeros_like(hits), where=hits + wrong > 0)
-        scores = {f"f1:{name}": f1[:, c] for c, name in enumerate(names)}
-        for c, name in enumerate(names):
-            scores[f"auroc:{name}"] = area_under_curve(W, truth[:, c], probabilities[:, c])
-            scores[f"average_precision:{name}"] = _average_precision(W, truth[:, c], probabilities[:, c])
-        scores["exact_match"] = W @ (truth == decided).all(1) / W.sum(1)
-        scores["hamming_accuracy"] = W @ (truth == decided).mean(1) / W.sum(1)
-        for kind in ("f1", "auroc", "average_precision"):
-            stacked = np.stack([scores[f"{kind}:{name}"] for name in names], 1)
-            known = np.isfinite(stacked).any(1)
-            scores[f"{kind}_macro"] = np.full(len(stacked), np.nan)
-            scores[f"{kind}_macro"][known] = np.nanmean(stacked[known], 1)
-        return scores
-
-    everything = _over_folds(folds, compute, resamples)
+    everything = _over_folds(folds, lambda W, t, f: multilabel_over(W, t, f, names), resamples)
     overall = {name: score for name, score in everything.items() if ":" not in name}
     each = {
         name: {key.split(":")[0]: score for key, score in everything.items() if key.endswith(f":{name}")}
         for name in names
     }
     return overall, each
+
+
+def multilabel_over(
+    W: Floats, targets: NDArray[Any], probabilities: Floats, names: Sequence[str]
+) -> dict[str, Floats]:
+    """Averages over the labels, and as ``f1:NAME`` … each label's own, under sample weights [B, N]."""
+    truth, decided = np.asarray(targets) > 0.5, probabilities >= 0.5
+    hits, wrong = W @ (truth & decided), W @ (truth ^ decided)
+    f1 = np.divide(2 * hits, 2 * hits + wrong, out=np.zeros_like(hits), where=hits + wrong > 0)
+    scores = {f"f1:{name}": f1[:, c] for c, name in enumerate(names)}
+    for c, name in enumerate(names):
+        scores[f"auroc:{name}"] = area_under_curve(W, truth[:, c], probabilities[:, c])
+        scores[f"average_precision:{name}"] = _average_precision(W, truth[:, c], probabilities[:, c])
+    scores["exact_match"] = W @ (truth == decided).all(1) / W.sum(1)
+    scores["hamming_accuracy"] = W @ (truth == decided).mean(1) / W.sum(1)
+    for kind in ("f1", "auroc", "average_precision"):
+        stacked = np.stack([scores[f"{kind}:{name}"] for name in names], 1)
+        known = np.isfinite(stacked).any(1)
+        scores[f"{kind}_macro"] = np.full(len(stacked), np.nan)
+        scores[f"{kind}_macro"][known] = np.nanmean(stacked[known], 1)
+    return scores
 
 
 def _average_precision(W: Floats, truth: NDArray[np.bool_], scores: Floats) -> Floats:

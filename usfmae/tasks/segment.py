@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openus.errors import OpenUSError
+from usfmae.tasks.compare import Answers, Columns
 from usfmae.tasks.models import Network
-from usfmae.tasks.scores import means_with_intervals
-from usfmae.tasks.segment_metrics import Structure, average_precision, overlap, structures
+from usfmae.tasks.segment_metrics import average_precision, match, overlap, structures
 from usfmae.tasks.segmenter import dress
 from usfmae.tasks.splits import Split
 from usfmae.tasks.task import Batches, Ints, Outcome, Run, Task
@@ -53,7 +54,7 @@ class SegmentationTask(Task):
     """Foreground classes 1..C and background 0 for each pixel of the square input."""
 
     kind = "segmentation"
-    main = "dice"
+    shown = ("dice", "iou", "map", "map_50")
 
     @property
     def outputs(self) -> int:
@@ -79,69 +80,69 @@ class SegmentationTask(Task):
         return SegmentationObjective(self.maps)
 
     def evaluate(self, run: Run, split: Split) -> Outcome:
-        columns, sheet = {}, []
-        truths: list[list[Structure]] = [[] for _ in self.data.classes]
-        found: list[list[Structure]] = [[] for _ in self.data.classes]
+        columns: dict[str, dict[str, Any]] = {}
+        sheet = []
         for part in ("val", "test"):
-            dices, ious, number = [], [], 0
             rows = getattr(split, part)
+            each: list[dict[str, Any]] = []
             for outputs, targets in run(part):
                 soft = F.softmax(outputs.double(), -3)
                 shares = (soft.mean(0) if soft.ndim == 5 else soft).cpu().numpy()
                 for truth, maps in zip(targets.cpu().numpy(), shares, strict=True):
                     decision = maps.argmax(0).astype(np.uint8)
-                    dice, iou = overlap(truth, decision, self.maps)
-                    dices.append(dice)
-                    ious.append(iou)
                     if part == "test":
-                        for c in range(self.maps):
-                            truths[c] += structures(number, truth, c + 1)
-                            found[c] += structures(number, decision, c + 1, maps[c + 1])
-                        sheet.append((int(rows[number]), truth, decision, float(dice.mean())))
-                        number += 1
-            columns[part] = self._columns(np.array(dices), np.array(ious))
+                        dice = float(overlap(truth, decision, self.maps)[0].mean())
+                        sheet.append((int(rows[len(each)]), truth, decision, dice))
+                    each.append(self._scores_of(truth, decision, maps))
+            columns[part] = {name: [one[name] for one in each] for name in each[0]}
         listed, leaked = self.leaks(split)
-        result = self._report(columns["test"], self.groups(split.test), truths, found, leaked) | {
-            "leaks": listed
-        }
+        groups = self.groups(split.test)
+        whole = self.answers({"key": self.keys(split.test), "group": groups.tolist()} | columns["test"])
+        result = self.pool([whole]) | {"leaks": listed, "evaluated_at": self.recipe.size}
+        if leaked.any() and not leaked.all():
+            result["without_leaks"] = self.pool([whole.take(np.flatnonzero(~leaked))])
         result["sheet"] = _choose(sheet)
         return Outcome(result, columns)
 
-    def _columns(self, dices: NDArray[np.float64], ious: NDArray[np.float64]) -> dict[str, Any]:
-        columns: dict[str, Any] = {"dice": dices.mean(1), "iou": ious.mean(1)}
-        if self.maps > 1:
-            columns |= {f"dice_{name}": dices[:, c] for c, name in enumerate(self.data.classes)}
-        return columns
+    def _scores_of(
+        self, truth: NDArray[np.uint8], decision: NDArray[np.uint8], maps: NDArray[np.float64]
+    ) -> dict[str, Any]:
+        """Overlap of one image, and for each class its structures: how many, and what was found of them."""
+        dice, iou = overlap(truth, decision, self.maps)
+        one: dict[str, Any] = {"dice": float(dice.mean()), "iou": float(iou.mean())}
+        for c, name in enumerate(self.data.classes):
+            if self.maps > 1:
+                one[f"dice_{name}"] = float(dice[c])
+            there = structures(0, truth, c + 1)
+            scores, hits = match(there, structures(0, decision, c + 1, maps[c + 1]))
+            one |= {f"structures_{name}": len(there), f"scores_{name}": scores, f"hits_{name}": hits}
+        return one
 
-    def _report(
-        self, columns: dict[str, Any], groups: Ints, truths: list[list[Structure]], found: list[list[Structure]],
-        leaked: NDArray[np.bool_],
-    ) -> dict[str, Any]:  # fmt: skip
-        each = {name: np.asarray(values, np.float64) for name, values in columns.items()}
-        metrics = means_with_intervals(each, groups, self.recipe.resamples)
-        tables = [average_precision(t, f) for t, f in zip(truths, found, strict=True)]
-        for name, thresholds in (("map", None), ("map_50", (0.5,))):
-            values = [table[at] for table in tables for at in (thresholds or tuple(table))]
-            known = [value for value in values if np.isfinite(value)]
-            mean = float(np.mean(known)) if known else None
-            metrics[name] = {"value": mean, "low": None, "high": None}
-        result: dict[str, Any] = {
-            "n": len(groups), "groups": len(np.unique(groups)), "metrics": metrics, "notes": [],
-            "evaluated_at": self.recipe.size,
-        }  # fmt: skip
-        if leaked.any() and not leaked.all():
-            kept = {name: values[~leaked] for name, values in each.items()}
-            result["without_leaks"] = {
-                "metrics": means_with_intervals(kept, groups[~leaked], self.recipe.resamples)
-            }
-        return result
+    def answers(self, columns: Mapping[str, Sequence[Any]]) -> Answers:
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, values in columns.items():
+            if name.startswith(("scores_", "hits_")):
+                arrays[name] = _lists(values)
+            elif name.startswith(("dice", "iou", "structures_")):
+                arrays[name] = np.asarray(values)
+        return Answers(list(columns["key"]), np.array(columns["group"], np.int64), arrays, self._over)
 
-    def pool(self, tables: list[dict[str, list[Any]]]) -> dict[str, Any]:
-        names = [name for name in tables[0] if name.startswith(("dice", "iou"))]
-        each = {name: np.concatenate([table[name] for table in tables]) for name in names}
-        groups = np.concatenate([table["group"] for table in tables])
-        metrics = means_with_intervals(each, groups, self.recipe.resamples)
-        return {"n": len(groups), "groups": len(np.unique(groups)), "metrics": metrics, "notes": []}
+    def _over(self, W: NDArray[np.float64], columns: Columns) -> dict[str, NDArray[np.float64]]:
+        total = W.sum(1)
+        scores = {name: W @ columns[name] / total for name in columns if name.startswith(("dice", "iou"))}
+        tables = [
+            average_precision(
+                W, columns[f"structures_{name}"], columns[f"scores_{name}"].tolist(), columns[f"hits_{name}"].tolist()
+            )
+            for name in self.data.classes
+        ]  # fmt: skip
+        stacked = np.stack(tables)  # [C, B, T]; a class that a draw does not hold is left out of its mean
+        known = np.isfinite(stacked[:, :, 0])
+        count = known.sum(0)
+        for name, value in (("map", stacked.mean(2)), ("map_50", stacked[:, :, 0])):
+            sums = np.where(known, value, 0.0).sum(0)
+            scores[name] = np.divide(sums, count, out=np.full(len(W), np.nan), where=count > 0)
+        return scores
 
     def draw(self, folder: Path, result: dict[str, Any], title: str) -> None:
         from usfmae.tasks.plots import masks_png
@@ -152,6 +153,13 @@ class SegmentationTask(Task):
 
     def facts(self) -> dict[str, Any]:
         return {"kind": "segmenter"}
+
+
+def _lists(values: Sequence[Any]) -> NDArray[Any]:
+    """Lists of any lengths as an array of objects [N]."""
+    out = np.empty(len(values), object)
+    out[:] = [list(value) for value in values]
+    return out
 
 
 def _choose(sheet: list[tuple[int, Any, Any, float]]) -> list[tuple[int, Any, Any, float]]:

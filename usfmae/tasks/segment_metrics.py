@@ -58,46 +58,54 @@ def structures(
     return found
 
 
-def average_precision(
-    truths: Sequence[Structure], found: Sequence[Structure], thresholds: Sequence[float] = THRESHOLDS
-) -> dict[float, float]:
-    """Average precision by IoU threshold: 101-point interpolation, greedy matching by score, as COCO's tool.
-
-    NaN where there is no true structure. Structures of one image are matched only with that image's.
+def match(
+    truths: Sequence[Structure], found: Sequence[Structure], most: int = 100
+) -> tuple[list[float], list[int]]:
+    """Which structures found in one image are true: their scores, and for each a number whose bit t is set where
+    it hits at threshold t. Greedy by score, as COCO's tool; no more than `most` are looked at.
     """
-    if not truths:
-        return dict.fromkeys(thresholds, float("nan"))
-    by_image: dict[int, list[int]] = {}
-    for i, truth in enumerate(truths):
-        by_image.setdefault(truth.image, []).append(i)
-    # COCO looks at no more than a hundred detections an image.
-    order: list[int] = []
-    seen: dict[int, int] = {}
-    for i in sorted(range(len(found)), key=lambda i: -found[i].score):
-        seen[found[i].image] = seen.get(found[i].image, 0) + 1
-        if seen[found[i].image] <= 100:
-            order.append(i)
-    ious = [{t: _iou(truths[t].mask, found[i].mask) for t in by_image.get(found[i].image, [])} for i in order]
-    return {threshold: _at(threshold, len(truths), ious) for threshold in thresholds}
+    best = sorted(found, key=lambda one: -one.score)[:most]
+    ious = [[_iou(truth.mask, one.mask) for truth in truths] for one in best]
+    hits = [0] * len(best)
+    for bit, threshold in enumerate(THRESHOLDS):
+        taken: set[int] = set()
+        for i, overlaps in enumerate(ious):
+            free = [t for t, v in enumerate(overlaps) if t not in taken and v >= threshold - 1e-10]
+            if free:
+                taken.add(max(free, key=lambda t: overlaps[t]))
+                hits[i] |= 1 << bit
+    return [one.score for one in best], hits
 
 
 def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return float((a & b).sum() / max(1, (a | b).sum()))
 
 
-def _at(threshold: float, truths: int, ious: list[dict[int, float]]) -> float:
-    taken: set[int] = set()
-    hits = np.zeros(len(ious))
-    for i, overlaps in enumerate(ious):
-        free = {t: value for t, value in overlaps.items() if t not in taken and value >= threshold - 1e-10}
-        if free:
-            taken.add(max(free, key=lambda t: free[t]))
-            hits[i] = 1
-    if not len(hits):
-        return 0.0
-    tp = np.cumsum(hits)
-    recall, precision = tp / truths, tp / np.arange(1, len(hits) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.searchsorted(recall, _RECALLS, side="left")
-    reached = places < len(envelope)
-    return float(np.where(reached, envelope[np.minimum(places, len(envelope) - 1)], 0.0).mean())
+def average_precision(
+    W: Floats, truths: NDArray[np.int64], scores: Sequence[Sequence[float]], hits: Sequence[Sequence[int]]
+) -> Floats:
+    """Average precision of one class as COCO defines it (101 points of recall), at each of `THRESHOLDS`.
+
+    W: weights of the images, float64 [B, N]; truths: int64 [N], structures there are in each image; scores, hits: of
+    each image as `match` gives them. Returns float64 [B, T]; NaN where no draw holds a true structure.
+    """
+    image = np.repeat(np.arange(len(truths)), [len(one) for one in scores])
+    score = np.array([value for one in scores for value in one], np.float64)
+    bits = np.array([value for one in hits for value in one], np.int64)
+    order = np.argsort(-score, kind="stable")
+    weights, bits, count = W[:, image[order]], bits[order], W @ truths.astype(np.float64)
+    out = np.full((len(W), len(THRESHOLDS)), np.nan)
+    known = count > 0
+    out[known] = 0.0
+    if not len(order) or not known.any():
+        return out
+    seen = np.cumsum(weights[known], 1)
+    for bit in range(len(THRESHOLDS)):
+        tp = np.cumsum(weights[known] * (bits >> bit & 1), 1)
+        precision = np.divide(tp, seen, out=np.zeros_like(tp), where=seen > 0)
+        envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+        # How many of the points of recall each detection is the first to reach; the point 0 is the first one's.
+        reached = np.searchsorted(_RECALLS, tp / count[known, None], side="right")
+        steps = np.diff(reached, axis=1, prepend=0)
+        out[known, bit] = (envelope * steps).sum(1) / len(_RECALLS)
+    return out

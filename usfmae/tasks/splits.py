@@ -193,15 +193,17 @@ def make_splits(
 
 
 def _fold_numbers(published: Words, folds: int, what: str) -> Ints:
+    """The fold of each sample, from 1; a source that publishes ``fold0`` counts from 0."""
     numbers = np.zeros(len(published), np.int64)
+    first = 0 if "fold0" in published else 1
     for i, word in enumerate(published):
         match = re.fullmatch(r"fold(\d+)", word)
-        if not match or not 1 <= int(match[1]) <= folds:
+        if not match or not first <= int(match[1]) < first + folds:
             raise CorpusError(
-                f"{what}: the split of sample {i} is '{word}', expected fold1 to fold{folds}; "
+                f"{what}: the split of sample {i} is '{word}', expected fold{first} to fold{first + folds - 1}; "
                 "rebuild the corpus from the current manifests, or use --protocol patient-kfold"
             )
-        numbers[i] = int(match[1])
+        numbers[i] = int(match[1]) - first + 1
     return numbers
 
 

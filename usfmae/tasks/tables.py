@@ -13,7 +13,7 @@ from openus import console
 if TYPE_CHECKING:
     from usfmae.tasks.predict import Prediction
 
-_NAMES = {
+NAMES = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_weighted": "F1 weighted",
     "f1_macro": "F1 macro", "precision_weighted": "precision weighted", "recall_weighted": "recall weighted",
     "precision_macro": "precision macro", "recall_macro": "recall macro", "auroc": "AUROC",
@@ -25,7 +25,7 @@ _NAMES = {
     "hamming_accuracy": "accuracy over labels",
 }  # fmt: skip
 # Customary between 0 and 1, or in the label's own unit; the others in per cent.
-_PLAIN = ("auroc", "ece", "auroc_macro", "mae", "rmse", "r2", "pearson")
+PLAIN = ("auroc", "ece", "auroc_macro", "mae", "rmse", "r2", "pearson")
 
 
 def show_result(result: Mapping[str, Any], out: Path) -> None:
@@ -41,12 +41,12 @@ def show_result(result: Mapping[str, Any], out: Path) -> None:
     table.add_column("pooled" if means else "test", justify="right")
     table.add_column("95 % interval", justify="right")
     for name, score in scores.items():
-        row = [_NAMES.get(name, name)]
+        row = [NAMES.get(name, name)]
         if means:
             row.append(_mean_sd(name, means[name]))
-        row.append(_figure(name, score["value"]))
+        row.append(figure(name, score["value"]))
         low, high = score["low"], score["high"]
-        row.append("" if low is None else f"{_figure(name, low)} – {_figure(name, high)}")
+        row.append("" if low is None else f"{figure(name, low)} – {figure(name, high)}")
         table.add_row(*row)
     console.out.print(table)
     _show_remarks(result)
@@ -67,17 +67,18 @@ def _show_remarks(result: Mapping[str, Any]) -> None:
     if clips:
         shown = ("accuracy", "f1_weighted", "f1_macro", "auroc", "auroc_macro", "mae", "pearson")
         named = ", ".join(
-            f"{_NAMES[name]} {_figure(name, clips['metrics'][name]['value'])}"
+            f"{NAMES[name]} {figure(name, clips['metrics'][name]['value'])}"
             for name in shown
             if name in clips["metrics"]
         )
         console.out.print(f"per clip ({clips['n']}): {named}", markup=False)
 
 
-def _figure(name: str, value: float | None) -> str:
+def figure(name: str, value: float | None) -> str:
+    """A score as people write it: in per cent, or plain where that is customary."""
     if value is None:
         return "–"
-    return f"{value:.3f}" if name in _PLAIN else f"{100 * value:.1f} %"
+    return f"{value:.3f}" if name in PLAIN else f"{100 * value:.1f} %"
 
 
 def show_predictions(results: Sequence[Prediction], frames: bool) -> None:
@@ -128,7 +129,7 @@ def show_probe(result: Mapping[str, Any], out: Path) -> None:
     if rows:
         names = ("auroc", "f1_weighted", "f1_macro", "accuracy")
         table = Table(title=heading, title_justify="left", header_style="bold")
-        for column in ("head", "labels", *(_NAMES[name] for name in names)):
+        for column in ("head", "labels", *(NAMES[name] for name in names)):
             table.add_column(column, justify="left" if column == "head" else "right")
         for row in rows:
             cells = [_mean_sd(name, row["mean"][name]) for name in names]
@@ -144,5 +145,5 @@ def show_probe(result: Mapping[str, Any], out: Path) -> None:
 
 
 def _mean_sd(name: str, score: Mapping[str, float | None]) -> str:
-    deviation = "" if score["sd"] is None else f" ± {_figure(name, score['sd'])}"
-    return _figure(name, score["mean"]) + deviation
+    deviation = "" if score["sd"] is None else f" ± {figure(name, score['sd'])}"
+    return figure(name, score["mean"]) + deviation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from usfmae.tasks.compare import Answers, mean_scores
 from usfmae.tasks.data import LabelledSet
 from usfmae.tasks.models import Network
 from usfmae.tasks.recipe import FinetuneRecipe
@@ -39,8 +40,8 @@ class Task(ABC):
     """One kind of task on one labelled set."""
 
     kind: ClassVar[str]
-    main: ClassVar[str]
-    """The score by which models are compared."""
+    shown: ClassVar[tuple[str, ...]]
+    """Scores of a table of models, the one they are compared by first."""
 
     def __init__(self, data: LabelledSet, recipe: FinetuneRecipe) -> None:
         self.data, self.recipe = data, recipe
@@ -71,8 +72,14 @@ class Task(ABC):
         """Score validation and test part of a trained network."""
 
     @abstractmethod
-    def pool(self, tables: list[dict[str, list[Any]]]) -> dict[str, Any]:
-        """Scores of the test parts of several folds together, from their prediction columns."""
+    def answers(self, columns: Mapping[str, Sequence[Any]]) -> Answers:
+        """Columns of predictions.parquet of a test part, as what scores and comparisons are computed from."""
+
+    def pool(self, folds: Sequence[Answers]) -> dict[str, Any]:
+        """Scores of the test parts of several folds together: means over the folds."""
+        groups = np.concatenate([fold.groups for fold in folds])
+        metrics = mean_scores([folds], self.recipe.resamples)
+        return {"n": len(groups), "groups": len(np.unique(groups)), "metrics": metrics, "notes": []}
 
     def draw(self, folder: Path, result: dict[str, Any], title: str) -> None:
         """Pictures of a result besides the learning curves."""
@@ -87,6 +94,10 @@ class Task(ABC):
     def groups(self, rows: Ints) -> Ints:
         """What the bootstrap draws."""
         return self.data.groups()[rows]
+
+    def keys(self, rows: Ints) -> list[str]:
+        """Key of each sample in the corpus."""
+        return [self.data.identity.key[i] for i in rows.tolist()]
 
     def clips(self, rows: Ints) -> list[str]:
         """Clip of each sample, "" where it is of none."""
