@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pydicom.data
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tasks.conftest import Ended
 from usfmae.model.weights import WeightsError
 from usfmae.stream.index import open_index
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.models import Start
+from usfmae.tasks.models import Start, build, rebuild
 from usfmae.tasks.predict import load_model, predict
 from usfmae.tasks.recipe import load_recipe
 
@@ -145,3 +146,22 @@ def test_prediction_leaves_statistics_libraries_alone(model: Path, cine: Path, r
     )
     end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo, check=True)
     assert end.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        Start(size="tiny"),
+        Start(timm="test_resnet"),
+        Start(timm="swin_s3_tiny_224"),
+        Start(timm="test_convnext"),
+    ],
+)
+def test_a_network_built_without_drawing_weights_is_whole(start: Start) -> None:
+    """What is not a weight, such as the positions inside a window, is computed all the same."""
+    size = 224 if str(start.timm).startswith("swin") else 64
+    network = build(start, outputs=2, size=size).eval()
+    again = rebuild(network.architecture, network.input, size).eval()
+    again.body.load_state_dict(network.body.state_dict())
+    grey = torch.rand(1, 1, size, size)
+    assert torch.equal(network(grey), again(grey))

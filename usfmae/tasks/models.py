@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from openus.errors import OpenUSError, UsageError, did_you_mean
 from usfmae.model.foreign import unwrap
@@ -148,7 +149,32 @@ def build(
 
 
 def rebuild(architecture: Mapping[str, Any], input_: Mapping[str, Any], size: int) -> Network:
-    """The network that config.json describes, with random weights, for `load_state_dict`."""
+    """The network that config.json describes, for `load_state_dict`: its weights are whatever lay in memory."""
+    with _Undrawn():
+        return _rebuild(architecture, input_, size)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Parameters are not initialised: for a ViT-S that takes a second, and they are about to be replaced."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in _INITIAL and args and isinstance(args[0], nn.Parameter):
+            return args[0]
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
+
+
+_INITIAL = (
+    Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_, Tensor.zero_,
+    Tensor.fill_,
+)  # fmt: skip
+
+
+def _rebuild(architecture: Mapping[str, Any], input_: Mapping[str, Any], size: int) -> Network:
     if architecture["family"] == "timm":
         body: Any = _create_timm(
             architecture["name"], None, architecture["outputs"], size, 0.0, len(input_["mean"])
@@ -289,7 +315,12 @@ def normalisation(body: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def refuse_nan(state: Mapping[str, Tensor], where: str) -> None:
     """Raise WeightsError where a tensor holds NaN or infinity."""
-    bad = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    # A sum of finite numbers is quick, and finite as a rule; where it is not, every number is looked at.
+    bad = [
+        key
+        for key, value in state.items()
+        if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all()
+    ]
     if bad:
         more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
         raise WeightsError(
