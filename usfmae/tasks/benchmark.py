@@ -192,7 +192,9 @@ def estimate(shelf: Shelf, plans: Sequence[Plan], device: torch.device) -> float
             task = TASKS[plan.benchmark.task](labelled, recipe)
             network = task.dress(
                 build(
-                    plan.entry.start.of_fold(plan.split.name), outputs=task.outputs, size=recipe.size,
+                    plan.entry.start.of_fold(plan.split.name),
+                    outputs=task.outputs,
+                    size=recipe.size,
                     drop_path=recipe.drop_path,
                 )
             ).to(device)
