@@ -41,7 +41,7 @@ class ArrayClip(Clip):
         self._frames_at, rows, columns, self._colour = layout(shape, last, name)
         self.count: int = 1 if self._frames_at is None else shape[self._frames_at]
         self._rank = len(shape)
-        limits.check_pixels(name, columns, rows)
+        limits.check_pixels(name, columns, rows, dtype.itemsize)
         limits.check_frames(name, self.count)
         self._scale: Scale | None = None
 
@@ -156,8 +156,10 @@ def open_npz(reader: BinaryIO, name: str, wanted: str | None, limits: DecodeLimi
             raise DecodeError(
                 f"{name}: is a zip without arrays of numbers, or holds only pickled objects", "unsupported"
             )
-        with archive.open(chosen(found, wanted, name) + ".npy") as member:
-            return open_npy(spooled(member, limits.spool, name), name, limits)  # type: ignore[arg-type]
+        member_name = chosen(found, wanted, name) + ".npy"
+        stored = archive.getinfo(member_name).compress_size
+        with archive.open(member_name) as member:
+            return open_npy(spooled(member, limits, name, stored), name, limits)  # type: ignore[arg-type]
 
 
 def open_hdf5(reader: BinaryIO, name: str, wanted: str | None, limits: DecodeLimits) -> ArrayClip:

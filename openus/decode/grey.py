@@ -55,12 +55,13 @@ class Scale:
         real: NDArray[np.floating[Any]] = values.astype(
             np.float32 if values.dtype.itemsize <= 2 else np.float64
         )
-        if self.high > self.low:
-            real = (real - self.low) * (255.0 / (self.high - self.low))
+        if self.high > self.low:  # all in place: a picture may be large
+            real -= self.low
+            real *= 255.0 / (self.high - self.low)
         else:
-            real = np.zeros_like(real)
+            real[...] = 0
         np.nan_to_num(real, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
-        return np.ascontiguousarray(np.clip(np.rint(real), 0, 255).astype(np.uint8))
+        return np.ascontiguousarray(np.clip(np.rint(real, out=real), 0, 255, out=real).astype(np.uint8))
 
 
 IDENTITY = Scale(0.0, 255.0)

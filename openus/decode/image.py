@@ -35,6 +35,7 @@ PILLOW = {
 _DEEP = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}
 _SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: bit 0 marks a reduced-resolution copy
 _ORIENTATION = 0x0112
+_NOTES = (b"zTXt", b"iTXt", b"tEXt", b"iCCP")  # of no bearing on the pixels of a plain PNG
 _APP1 = 0xE1  # JPEG segment of EXIF
 
 
@@ -59,6 +60,8 @@ class _PNGHeader:
     colour: int
     plain: bool
     """No transparency, orientation or animation chunk: the pixels are all there is."""
+    notes: list[slice]
+    """Where text and colour profiles lie: libpng expands them, and complains on stderr of what it dislikes."""
 
 
 def _png_header(data: bytes, name: str) -> _PNGHeader:
@@ -69,6 +72,7 @@ def _png_header(data: bytes, name: str) -> _PNGHeader:
     """
     view, at, plain, seen = memoryview(data), 8, True, set()
     header: tuple[int, ...] = ()
+    notes: list[slice] = []
     while True:
         if at + 12 > len(data):
             raise DecodeError(
@@ -87,13 +91,15 @@ def _png_header(data: bytes, name: str) -> _PNGHeader:
                 raise DecodeError(f"{name}: corrupt: the PNG does not begin with its header", "corrupt")
             header = struct.unpack_from(">2L5B", data, at + 8)
         plain = plain and kind not in (b"tRNS", b"eXIf", b"acTL")
+        if kind in _NOTES:
+            notes.append(slice(at, end))
         seen.add(kind)
         at = end
         if kind == b"IEND":
             break
     if b"IDAT" not in seen:
         raise DecodeError(f"{name}: corrupt: the PNG holds no pixels", "corrupt")
-    return _PNGHeader(header[0], header[1], header[2], header[3], plain)
+    return _PNGHeader(header[0], header[1], header[2], header[3], plain, notes)
 
 
 def _png(data: bytes, name: str, limits: DecodeLimits) -> Pixels | None:
@@ -103,6 +109,8 @@ def _png(data: bytes, name: str, limits: DecodeLimits) -> Pixels | None:
     header = _png_header(data, name)
     if not (header.plain and header.depth == 8 and header.colour in (0, 2)):
         return None
+    for note in reversed(header.notes):
+        data = data[: note.start] + data[note.stop :]
     with guard(name):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint8:

@@ -7,6 +7,7 @@ lie in the same file, or beside it under a name checked here.
 from __future__ import annotations
 
 import importlib
+import io
 import re
 import shutil
 import tempfile
@@ -181,18 +182,26 @@ def _copy_pixels(
     if not header.compressed:
         shutil.copyfileobj(source, out, MIB)
         return
-    expander, left = zlib.decompressobj(zlib.MAX_WBITS | 32), limits.spool
+    expander, expanded = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
+    stored = _left(source)
     try:
         while not expander.eof and (chunk := expander.unconsumed_tail or source.read(MIB)):
             piece = expander.decompress(chunk, MIB)
-            left -= len(piece)
-            if left < 0:
-                raise DecodeError(f"{name}: it expands to more than {limits.spool:,} bytes", "too-large")
+            expanded += len(piece)
+            limits.check_expanded(name, expanded, stored)
             out.write(piece)
     except zlib.error as error:
         raise DecodeError(f"{name}: its compressed pixels are broken ({error})", "corrupt") from error
     if not expander.eof:
         raise DecodeError(f"{name}: truncated: its compressed pixels end early", "truncated")
+
+
+def _left(source: BinaryIO) -> int:
+    """Bytes from here to the end."""
+    here = source.tell()
+    end = source.seek(0, io.SEEK_END)
+    source.seek(here)
+    return end - here
 
 
 def lay_out_nrrd(
@@ -203,6 +212,7 @@ def lay_out_nrrd(
     head = reader.read(HEADER)
     end = re.search(rb"\r?\n\r?\n", head)
     text = head[: end.start()] if end else head
+    _check_nrrd(text, name, limits)
     field = re.search(rb"(?im)^data ?file:[ \t]*([^\r\n]*?)[ \t]*$", text)
     raw = re.search(rb"(?im)^encoding:[ \t]*raw", text) is not None
     if field is None:
@@ -217,6 +227,20 @@ def lay_out_nrrd(
         on_disk(data, folder, data_name)
     reader.seek(0)
     return on_disk(reader, folder, "volume.nhdr"), size if raw else None
+
+
+def _check_nrrd(text: bytes, name: str, limits: DecodeLimits) -> None:
+    """Refuse on sight what ITK does not survive (more dimensions than it has) or would first make room for."""
+    field = re.search(rb"(?im)^sizes:[ \t]*([^\r\n]*)", text)
+    try:
+        sizes = tuple(int(n) for n in field[1].split()) if field else ()
+    except ValueError:
+        sizes = ()
+    if not 2 <= len(sizes) <= 5 or min(sizes) < 1:
+        raise DecodeError(f"{name}: an NRRD of the sizes {sizes} is not supported", "unsupported")
+    if re.search(rb"(?im)^type:[ \t]*block", text):
+        raise DecodeError(f"{name}: an NRRD of opaque blocks is not supported", "unsupported")
+    limits.check_memory(name, product(sizes))
 
 
 def _beside(data_name: str, name: str, sibling: Sibling | None) -> BinaryIO:

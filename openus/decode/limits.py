@@ -29,17 +29,23 @@ _OURS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EROFS}
 class DecodeLimits:
     """Bounds on one file, checked on its header before anything is allocated."""
 
-    pixels: int = 128 * MIB
-    """Pixels of one picture (11,585 x 11,585). The largest ultrasound screens have 4 million."""
+    pixels: int = 64 * MIB
+    """Pixels of one picture (8,192 x 8,192). The largest ultrasound screens have 4 million."""
+    picture: int = 256 * MIB
+    """Bytes of one picture as it is stored; wide values cost several times as much while they are scaled."""
     frames: int = 100_000
     """Pictures in one clip, volume or document."""
-    memory: int = 2048 * MIB
+    memory: int = 512 * MIB
     """Bytes of formats that can only be read as a whole (compressed MHA, NRRD, MAT)."""
     spool: int = 16384 * MIB
     """Bytes a compressed volume may expand to in a temporary file."""
+    ratio: float = 200.0
+    """Expanded bytes per stored byte of one file; volumes with black borders stay below 50."""
+    ratio_floor: int = 512 * MIB
+    """The ratio is not looked at while a file expands to less than this."""
 
-    def check_pixels(self, name: str, width: int, height: int) -> None:
-        """Raise `DecodeError` for an empty or a too large picture."""
+    def check_pixels(self, name: str, width: int, height: int, itemsize: int = 1) -> None:
+        """Raise `DecodeError` for an empty or a too large picture, of `itemsize` bytes a pixel."""
         if width <= 0 or height <= 0:
             raise DecodeError(f"{name}: its header gives a picture of {width} x {height} pixels", "corrupt")
         if width * height > self.pixels:
@@ -47,6 +53,21 @@ class DecodeLimits:
                 f"{name}: its header gives a picture of {width:,} x {height:,} pixels, more than the limit of "
                 f"{self.pixels:,}",
                 "too-large",
+            )
+        if width * height * itemsize > self.picture:
+            raise DecodeError(
+                f"{name}: its header gives a picture of {width * height * itemsize:,} bytes, more than the limit of "
+                f"{self.picture:,}",
+                "too-large",
+            )
+
+    def check_expanded(self, name: str, expanded: int, stored: int) -> None:
+        """Raise `DecodeError` for a compressed file that has expanded too far for what it is."""
+        if expanded > self.spool:
+            raise DecodeError(f"{name}: it expands to more than {self.spool:,} bytes", "too-large")
+        if expanded > self.ratio_floor and expanded > self.ratio * max(stored, 1):
+            raise DecodeError(
+                f"{name}: a bomb: its {stored:,} bytes expand to more than {expanded:,}", "too-large"
             )
 
     def check_frames(self, name: str, count: int) -> None:
@@ -126,15 +147,20 @@ def _translated(name: str, error: Exception) -> DecodeError:
     return DecodeError(f"{name}: {reason}: {text[:300]}", reason)
 
 
-def spooled(reader: BinaryIO | gzip.GzipFile, limit: int, name: str) -> BinaryIO:
-    """A seekable copy: in memory up to 64 MiB, else in a temporary file; at most `limit` bytes."""
+def spooled(reader: BinaryIO | gzip.GzipFile, limits: DecodeLimits, name: str, stored: int) -> BinaryIO:
+    """A seekable copy of what `stored` bytes expand to: in memory up to 64 MiB, else in a temporary file.
+
+    Raises `DecodeError` as soon as it has expanded beyond the limits.
+    """
     copy = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 (lives as long as the media)
-    left = limit
-    while chunk := reader.read(min(MIB, left + 1)):
-        left -= len(chunk)
-        if left < 0:
+    expanded = 0
+    while chunk := reader.read(MIB):
+        expanded += len(chunk)
+        try:
+            limits.check_expanded(name, expanded, stored)
+        except DecodeError:
             copy.close()
-            raise DecodeError(f"{name}: it expands to more than {limit:,} bytes", "too-large")
+            raise
         copy.write(chunk)
     copy.seek(0)
     return copy  # type: ignore[return-value]  # a BinaryIO in all but name
@@ -150,9 +176,10 @@ def on_disk(reader: BinaryIO, folder: str, name: str) -> str:
 
 def gunzipped(reader: BinaryIO, limits: DecodeLimits, name: str) -> BinaryIO:
     """The content of a gzip file. Raises `DecodeError` for a truncated, broken or oversized one."""
+    stored = size_of(reader)
     try:
         with gzip.GzipFile(fileobj=reader) as expanding:
-            return spooled(expanding, limits.spool, name)
+            return spooled(expanding, limits, name, stored)
     except EOFError as error:
         raise DecodeError(f"{name}: truncated: its gzip stream ends early", "truncated") from error
     except (OSError, zlib.error) as error:

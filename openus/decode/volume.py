@@ -43,7 +43,7 @@ class VolumeClip(Clip):
     def __init__(self, volume: Volume, axis: Axis, name: str, limits: DecodeLimits) -> None:
         self._volume, self._axis, self._name = volume, axis, name
         rows, columns = rows_and_columns(volume.shape, axis)
-        limits.check_pixels(name, columns, rows)
+        limits.check_pixels(name, columns, rows, volume.dtype.itemsize)
         self._slices = product(volume.shape[1:]) // (rows * columns)
         self.count: int = volume.shape[0] * self._slices
         limits.check_frames(name, self.count)
