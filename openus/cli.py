@@ -17,6 +17,7 @@ from openus.console import (
     run,
     set_debug,
 )
+from openus.dedup import cli as dedup_options
 from openus.errors import UsageError
 
 app = typer.Typer(
@@ -387,6 +388,9 @@ def index(
 
     row = {"source": source, "anatomy": anatomy, "licence": licence, "picture": picture}
     index_command(urls, out, set_=set_, row=row, quiet=quiet, as_json=as_json)
+
+
+app.command(short_help=dedup_options.SHORT, epilog=dedup_options.EXAMPLES)(dedup_options.dedup)
 
 
 @app.command(

@@ -15,6 +15,9 @@ from openus.errors import NeedsPersonError, OpenUSError, UsageError
 from openus.manifest import LEVELS, CleanLevel, Corpus, FramePolicy, Source
 
 Report = Callable[[str, int, int | None], None]
+_UNITS = {
+    "decode": "files", "dedup": "samples", "pack": "samples", "fingerprint": "pictures", "compare": "pairs",
+}  # fmt: skip
 
 
 @contextmanager
@@ -33,7 +36,7 @@ def reporter(quiet: bool, unit: str = "files") -> Iterator[Report]:
             if total is None:
                 return
             if stage not in tasks:
-                each = {"decode": "files", "dedup": "samples", "pack": "samples"}.get(stage, unit)
+                each = _UNITS.get(stage, unit)
                 tasks[stage] = bar.add_task(stage, total=total, unit=each)
             bar.update(tasks[stage], advance=done, total=total)
 

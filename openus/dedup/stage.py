@@ -22,7 +22,7 @@ from openus.shards.parquet import read_parquet
 from openus.shards.schema import DUPLICATES, REJECTED
 
 Report = Callable[[str, int, int | None], None]
-_FACTS = (
+FACTS = (
     "key", "set", "source", "member", "index", "clip", "patient", "pixel_sha256", "source_width", "source_height",
     "phash",
 )  # fmt: skip
@@ -51,13 +51,9 @@ def deduplicate(
         for spec, table in zip(specs, tables, strict=True)
     ).replace_schema_metadata(None)
     report("dedup", 0, len(rows))
-    facts = rows.select(list(_FACTS)).to_pandas(use_threads=False)
-    thinned = thin(facts, settings.cine)
-    pairs = PAIRS.empty_table()
-    if settings.near != "off":
-        chunks = [_chunk(spec, table) for spec, table in zip(specs, tables, strict=True)]
-        pairs = near_copies(chunks, work / "dedup" / "pairs.parquet", workers, report)
-    outcome = conclude(facts, thinned, pairs, settings)
+    facts = rows.select(list(FACTS)).to_pandas(use_threads=False)
+    chunks = [chunk_of(spec, table) for spec, table in zip(specs, tables, strict=True)]
+    outcome = judge(facts, chunks, settings, work / "dedup" / "pairs.parquet", workers, report)
     report("dedup", len(rows), len(rows))
     kept = rows.append_column("cluster", pa.array(outcome.cluster, pa.string())).filter(
         pa.array(outcome.keep)
@@ -76,7 +72,27 @@ def deduplicate(
     return Deduplicated(kept, dropped, outcome.joins)
 
 
-def _chunk(spec: ChunkSpec, table: pa.Table) -> Chunk:
+def judge(
+    facts: pd.DataFrame,
+    chunks: Sequence[Chunk],
+    settings: DedupSettings,
+    store: Path,
+    workers: int,
+    report: Report,
+) -> Conclusion:
+    """Thin, look for copies, decide: over the pictures of `chunks`, of which `facts` has a row each with `FACTS`.
+
+    What was compared is kept in the file `store`, and only what is new is compared again.
+    """
+    thinned = thin(facts, settings.cine)
+    pairs = PAIRS.empty_table()
+    if settings.near != "off":
+        pairs = near_copies(chunks, store, workers, report)
+    return conclude(facts, thinned, pairs, settings)
+
+
+def chunk_of(spec: ChunkSpec, table: pa.Table) -> Chunk:
+    """A finished chunk, with its rows, as the search for near-copies wants it."""
     columns = (table[name].to_pylist() for name in ("key", "clip", "at", "length", "pixel_sha256"))
     keys, clips, at, length, exact = columns
     return Chunk(
