@@ -64,6 +64,12 @@ def pretrain(
     decode: Annotated[
         str, typer.Option(help="Where JPEGs are decoded: cpu, gpu (nvJPEG), or auto: the faster, measured.")
     ] = "auto",
+    shard_cache: Annotated[
+        Path | None, typer.Option(help="Where remote shards are kept. [default: $OPENUS_CACHE/shards]")
+    ] = None,
+    shard_cache_gb: Annotated[
+        float, typer.Option(min=0.0, help="Most gigabytes of them; 0: 34.", show_default=False)
+    ] = 0.0,
     strict_data: Annotated[
         bool, typer.Option(help="End at the first sample that cannot be decoded.")
     ] = False,
@@ -84,7 +90,8 @@ def pretrain(
 
     pretrain_command(
         data, recipe, out, overrides=set_ or (), max_steps=max_steps, max_time=max_time, plan=plan,
-        ranks=ranks, decoded=decoded, decode=decode, strict_data=strict_data, workers=workers, seed=seed, device=device,
+        ranks=ranks, decoded=decoded, decode=decode, shard_cache=shard_cache,
+        shard_cache_gb=shard_cache_gb, strict_data=strict_data, workers=workers, seed=seed, device=device,
         as_json=json, quiet=quiet,
     )  # fmt: skip
 

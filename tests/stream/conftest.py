@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import re
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,10 +24,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Server:
     """A folder on a local port. `served` counts the whole-file answers, `ranged` those of a byte range.
 
-    `cut` holds files that break off half way the first time they are asked for.
+    `cut` holds files that break off half way the first time they are asked for. With `tls` it speaks https.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
         self.served: Counter[str] = Counter()
         self.ranged: Counter[str] = Counter()
         self.cut: set[str] = set()
@@ -60,7 +61,9 @@ class Server:
                 """Nothing on the terminal."""
 
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        if tls is not None:
+            self.http.socket = tls.wrap_socket(self.http.socket, server_side=True)
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.http.server_port}"
         self.thread = threading.Thread(target=self.http.serve_forever, daemon=True)
         self.thread.start()
 
@@ -70,12 +73,12 @@ class Server:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Path], Server]]:
+def serve() -> Iterator[Callable[..., Server]]:
     """Serves folders over http until the test ends."""
     servers: list[Server] = []
 
-    def start(folder: Path) -> Server:
-        servers.append(Server(folder))
+    def start(folder: Path, tls: ssl.SSLContext | None = None) -> Server:
+        servers.append(Server(folder, tls))
         return servers[-1]
 
     yield start

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 from pathlib import Path
 
 import pytest
 import yaml
 
 from openus.errors import UsageError
+from usfmae.train import recipe as recipes
 from usfmae.train.recipe import RECIPES, Recipe, TrainingRecipe, changed_fields, load_recipe, recipe_from
 
 NAMES = sorted(p.stem for p in RECIPES.glob("*.yaml") if not p.stem.startswith("finetune"))
@@ -18,6 +21,18 @@ def test_every_recipe_loads_and_survives_a_round_trip(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe_from(yaml.safe_load(recipe.to_yaml()), "again") == recipe
+
+
+def test_every_field_is_explained_where_it_stands() -> None:
+    """A field of a recipe is followed by what it means, in a sentence."""
+    bare = []
+    for part in ast.parse(Path(recipes.__file__).read_text()).body:
+        if isinstance(part, ast.ClassDef):
+            for one, after in itertools.pairwise([*part.body, None]):
+                if isinstance(one, ast.AnnAssign):
+                    said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                    bare += [] if said else [f"{part.name}.{ast.unparse(one.target)}"]
+    assert bare == []
 
 
 def test_the_recipes_of_this_package() -> None:

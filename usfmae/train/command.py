@@ -25,6 +25,8 @@ def pretrain_command(
     ranks: int | None,
     decoded: str,
     decode: str,
+    shard_cache: Path | None,
+    shard_cache_gb: float,
     strict_data: bool,
     workers: int,
     seed: int | None,
@@ -46,7 +48,10 @@ def pretrain_command(
     from usfmae.train.loop import pretrain
 
     show_log("usfmae.stream", quiet or os.environ.get("RANK", "0") != "0")
-    reading = Reading(workers=workers, strict=strict_data, decoded=decoded, decode=decode)
+    reading = Reading(
+        workers=workers, strict=strict_data, decoded=decoded, decode=decode, shard_cache=str(shard_cache or ""),
+        shard_cache_gb=shard_cache_gb,
+    )  # fmt: skip
     summary = pretrain(
         data, recipe, out, reading=reading, device=device, max_steps=max_steps, max_time=seconds, quiet=quiet
     )
@@ -62,6 +67,11 @@ def pretrain_command(
         f"{summary['images']:,} images in {summary['seconds']:.0f} s ({rate:,.0f} a second)",
         soft_wrap=True,
     )
+    if summary["bad_samples"]:
+        stdout.print(
+            f"{summary['bad_samples']:,} bad samples were replaced by the next in order; 'openus verify' lists them",
+            soft_wrap=True,
+        )
     stdout.print(
         f"run: {summary['run']}; look at it with: usfmae reconstruct {summary['run']}", soft_wrap=True
     )

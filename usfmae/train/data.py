@@ -13,6 +13,7 @@ from torch import Tensor
 from openus.errors import UsageError, did_you_mean
 from usfmae.model.mae import MAEConfig
 from usfmae.stream.augment import Augment
+from usfmae.stream.cache import DEFAULT_LIMIT, ShardCache, default_folder
 from usfmae.stream.decode import decode_side_of
 from usfmae.stream.foreign import ForeignLoader, ForeignSet, is_foreign
 from usfmae.stream.index import Index, open_index
@@ -46,6 +47,8 @@ class Reading:
     workers  processes that decode, for each training process; 0: this one
     strict   end at the first sample that cannot be decoded
     decoded  "": decode again in every epoch; "memory" or a folder: keep the decoded pictures there
+    shard_cache, shard_cache_gb  where remote shards are kept, and how much of them; "" and 0: 34 GB (32 GiB) in
+             $OPENUS_CACHE/shards
     decode   where JPEGs are decoded: "cpu", "gpu" (nvJPEG), or "auto": measured at the start, the faster one. Pixels
              of the two differ by rounding, so a deterministic recipe takes the CPU unless told otherwise
     """
@@ -54,6 +57,8 @@ class Reading:
     strict: bool = False
     decoded: str = ""
     decode: str = "auto"
+    shard_cache: str = ""
+    shard_cache_gb: float = 0.0
 
     def __post_init__(self) -> None:
         if self.decode not in ("auto", "cpu", "gpu"):
@@ -109,8 +114,13 @@ def make_loader(
     if isinstance(index, ForeignSet):
         steps = -(-index.count // recipe.training.batch_size)
         return ForeignLoader(index.urls, steps_per_epoch=steps, **common)
-    plan = make_plan(index, recipe.training.seed, mixture=recipe.data.mixture.build())
-    return Loader(index, plan=plan, pixels=pixels, device=device, **common)
+    d = recipe.data
+    plan = make_plan(index, recipe.training.seed, order=d.order, lanes=d.lanes, mixture=d.mixture.build())
+    cache = None
+    if reading.shard_cache or reading.shard_cache_gb:
+        limit = int(reading.shard_cache_gb * 1e9) or DEFAULT_LIMIT
+        cache = ShardCache(reading.shard_cache or default_folder(), limit)
+    return Loader(index, plan=plan, pixels=pixels, shard_cache=cache, device=device, **common)
 
 
 def decoding_device(

@@ -156,6 +156,13 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
+def describe(world: World) -> str:
+    """The devices, in words."""
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    threads = "" if world.device.type == "cuda" else f" ({torch.get_num_threads()} threads)"
+    return f"{world.size} x {name}{threads}"
+
+
 def replicate(model: nn.Module, world: World) -> nn.Module:
     """The model with gradients averaged over all processes (DDP); alone, the model itself."""
     if world.size == 1:

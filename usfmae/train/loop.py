@@ -40,7 +40,7 @@ def pretrain(
 
     max_steps: stop, with a checkpoint, once the run has taken so many steps. max_time: the same after so many
     seconds of this call. Ctrl-C and SIGTERM save and end the process with 130 and 143. Returns a summary: run,
-    steps, epochs, loss, images, seconds, stopped ("" when done).
+    steps, epochs, loss, images, seconds, bad_samples, stopped ("" when done).
     Raises `UsageError` for a recipe other than the run's, `CorpusError` for data that cannot be read,
     `DivergedError` when the loss does not stay finite, `WeightsError` for checkpoints that are all damaged.
     """
@@ -121,5 +121,5 @@ def train(trainer: Trainer, observer: Observer, stop: Stop, last: int) -> dict[s
     return {
         "steps": trainer.step, "total_steps": trainer.total_steps, "epochs": trainer.epoch,
         "loss": trainer.guard.last, "images": (trainer.step - first) * trainer.recipe.training.batch_size,
-        "seconds": round(time.perf_counter() - began, 2),
+        "seconds": round(time.perf_counter() - began, 2), "bad_samples": trainer.replaced(),
     }  # fmt: skip

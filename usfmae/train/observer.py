@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from openus.console import err, progress
 from usfmae.stream.index import Index, open_index
 from usfmae.train.cost import cost_of, peak_flops
+from usfmae.train.distributed import describe
 from usfmae.train.log import RunLog
 from usfmae.train.pictures import Gallery
 from usfmae.train.probe import Probe
@@ -32,11 +35,8 @@ class Observer:
                 self.gallery = Gallery(trainer.index, self.recipe)
             if report.probe_set:
                 self.probe = Probe(open_index(data, report.probe_set), self.recipe)
-        device = trainer.world.device
-        peak = peak_flops(device)
-        self.flops_share = (
-            None if peak is None else cost_of(trainer.config).training / (peak * trainer.world.size)
-        )
+        self.flops = cost_of(trainer.config).training
+        self.peak = peak_flops(trainer.world.device)
         self._progress = progress(self.quiet, unit="images")
 
     def __enter__(self) -> Observer:
@@ -81,10 +81,12 @@ class Observer:
             "lr": rate,
             **trainer.clock.rates(),
         }
-        if self.flops_share is not None:
-            values["mfu"] = round(values["images_per_second"] * self.flops_share, 4)
-        if trainer.world.device.type == "cuda":
-            values["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+        done = values["images_per_second"] * self.flops
+        values["tflops"] = float(f"{done / 1e12:.4g}")
+        if self.peak is not None:
+            values["mfu"] = round(done / (self.peak * trainer.world.size), 4)
+        values["memory_gib"] = round(_peak_memory(trainer.world.device) / 2**30, 3)
+        values["bad_samples"] = trainer.replaced()
         trainer.meter.reset()
         trainer.clock.reset()
         self.bar.update(self.task, description=f"loss {values['loss']:.4f}")
@@ -124,12 +126,23 @@ class Observer:
         self.trainer.clock.reset()
 
     def figure(self) -> None:
-        """Draw the run's curves."""
+        """Draw the run's curves and write the page about it."""
         if self.leads and self.recipe.report.figure:
             from usfmae.train.figure import draw_run
+            from usfmae.train.report import write_report
 
+            world = self.trainer.world
             draw_run(self.run)
+            write_report(self.run, {"computed on": describe(world)})
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.log is not None:
             self.log.write(self.trainer.step, values)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Most bytes that were taken so far: on the GPU, or by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # kB on Linux

@@ -20,7 +20,7 @@ from usfmae.stream.loader import Loader
 from usfmae.stream.plan import Cursor
 from usfmae.train.cost import cost_of, parameters, peak_flops
 from usfmae.train.data import Reading, local_batch, make_loader
-from usfmae.train.distributed import World, pick_device
+from usfmae.train.distributed import World, describe, pick_device
 from usfmae.train.objective import Objective
 from usfmae.train.optim import build_optimizer
 from usfmae.train.recipe import Recipe
@@ -114,13 +114,6 @@ def images_per_second(recipe: Recipe, world: World) -> float:
     step()
     step()
     return 2 * size / (time.perf_counter() - began)
-
-
-def describe(world: World) -> str:
-    """The devices, in words."""
-    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
-    threads = "" if world.device.type == "cuda" else f" ({torch.get_num_threads()} threads)"
-    return f"{world.size} x {name}{threads}"
 
 
 def plan_command(data: str, recipe: Recipe, *, ranks: int, device: str, as_json: bool) -> None:

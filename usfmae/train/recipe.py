@@ -8,10 +8,8 @@ a run goes on only under the recipe it began with.
 from __future__ import annotations
 
 import math
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import yaml
 from openus.errors import UsageError, did_you_mean
 from usfmae.model.mae import GREY_MEAN, GREY_STD, MAEConfig
 from usfmae.stream.mixture import Mixture
+from usfmae.train.fields import build, flatten, one_of, plain, set_field
 
 FREE = (
     "name", "report.", "training.micro_batch", "training.checkpointing", "training.compile", "training.shard",
@@ -66,6 +65,13 @@ class DataRecipe:
     """Further sets, with the published splits taken from each: {bus-bra: [fold2, fold3, fold4, fold5]} adds the
     training folds of a benchmark and leaves fold 1 for its test."""
     mixture: MixtureRecipe = field(default_factory=MixtureRecipe)
+    """How often each source is drawn."""
+    order: str = "auto"
+    """global (any sample may follow any other), blocks (few shards at a time; for remote shards), or auto: blocks for a
+    remote corpus."""
+    lanes: int = 16
+    """Shards read side by side by the order in blocks. Where it is a multiple of the number of processes, each reads
+    its own shards only."""
     scale: tuple[float, float] = (0.2, 1.0)
     """Area of the random resized crop, as a share of the image."""
     interpolation: str = "linear"
@@ -93,21 +99,31 @@ class ModelRecipe:
     size: str = "base"
     """tiny, small, base, large or huge; the three fields below replace parts of it where they are not 0."""
     embed_dim: int = 0
+    """Width of the encoder's tokens."""
     depth: int = 0
+    """Blocks of the encoder."""
     num_heads: int = 0
+    """Attention heads of a block."""
     img_size: int = 224
+    """Side of a view in pixels; a multiple of patch_size."""
     patch_size: int = 16
+    """Side of a patch in pixels."""
     in_chans: int = 1
     """1: grey. 3: the grey image three times, for continuing colour weights as they are."""
     mean: tuple[float, ...] = GREY_MEAN
+    """Of pixels in 0..1, one for each channel; subtracted."""
     std: tuple[float, ...] = GREY_STD
+    """Of pixels in 0..1, one for each channel; divided by."""
     positions: str = "sincos"
     """sincos (fixed) or learned."""
     decoder: str = "full"
     """full (the reference's) or cross (CrossMAE: faster)."""
     decoder_embed_dim: int = 512
+    """Width of the decoder's tokens."""
     decoder_depth: int = 8
+    """Blocks of the decoder."""
     decoder_num_heads: int = 16
+    """Attention heads of a decoder block."""
     init: str = ""
     """Weights to begin with (a file, folder or run); empty: random."""
 
@@ -119,6 +135,7 @@ class ObjectiveRecipe:
     masking: str = "random"
     """A file of usfmae/model/masking: random, drawn, block, sector or frequency."""
     mask_ratio: float = 0.75
+    """Share of the patches that is hidden."""
     predict_ratio: float = 1.0
     """Share of the hidden patches that is painted and scored; below 1 only with the cross decoder."""
     target: str = "pixels"
@@ -132,11 +149,15 @@ class OptimRecipe:
     lr: float = 0.0
     """Peak learning rate; 0: base_lr times batch_size / 256."""
     base_lr: float = 1.5e-4
+    """Peak learning rate for a batch of 256."""
     min_lr: float = 0.0
+    """Learning rate at the end."""
     warmup: float = 0.05
     """Share of all steps spent warming up."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's first and second moment."""
     weight_decay: float = 0.05
+    """Decoupled decay of matrices."""
     decay_all: bool = False
     """Decay biases, norms and tokens too (the reference does not)."""
     clip: float = 0.0
@@ -148,6 +169,7 @@ class TrainingRecipe:
     """How long and how."""
 
     epochs: int = 100
+    """Passes over the data."""
     most_images: int = 0
     """The run ends after so many images even if its epochs are not over; 0: no limit."""
     batch_size: int = 256
@@ -165,6 +187,7 @@ class TrainingRecipe:
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, kept beside them; 0: none."""
     seed: int = 0
+    """Of the order of samples, their views, what is hidden, and the first weights."""
     deterministic: bool = False
     """Only deterministic kernels on the GPU: same losses twice, somewhat slower. On the CPU always so."""
 
@@ -195,6 +218,7 @@ class ReportRecipe:
     keep: int = 2
     """Checkpoints that are kept."""
     tensorboard: bool = True
+    """Write RUN/tb."""
     wandb: str = ""
     """Project of Weights & Biases to log to as well; empty: none."""
     pictures: int = 8
@@ -202,10 +226,11 @@ class ReportRecipe:
     probe_set: str = ""
     """Labelled set for k-NN and a linear probe during training; empty: none."""
     probe_label: str = ""
+    """Label of that set to predict."""
     probe_every: int = 0
     """Epochs between probes; 0 and 1: after each."""
     figure: bool = True
-    """Draw curves.png when the run ends or is stopped."""
+    """Draw curves.png and write report.html when the run ends or is stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,27 +238,36 @@ class Recipe:
     """A whole recipe; see each part."""
 
     name: str = "custom"
+    """For people; decides nothing."""
     data: DataRecipe = field(default_factory=DataRecipe)
+    """What is shown."""
     model: ModelRecipe = field(default_factory=ModelRecipe)
+    """The network."""
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
+    """What it learns from."""
     optim: OptimRecipe = field(default_factory=OptimRecipe)
+    """How it is changed."""
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    """How long, and how the work is done."""
     guard: GuardRecipe = field(default_factory=GuardRecipe)
+    """What is done when the loss goes wrong."""
     report: ReportRecipe = field(default_factory=ReportRecipe)
+    """What the run says of itself."""
 
     def __post_init__(self) -> None:
         t, o = self.training, self.optim
         self.data.mixture.build()
-        _one_of("data.interpolation", self.data.interpolation, ("linear", "cubic"))
-        _one_of("training.precision", t.precision, ("bf16", "fp32"))
+        one_of("data.interpolation", self.data.interpolation, ("linear", "cubic"))
+        one_of("data.order", self.data.order, ("auto", "global", "blocks"))
+        one_of("training.precision", t.precision, ("bf16", "fp32"))
         from usfmae.model.masking import MASKINGS
         from usfmae.model.targets import TARGETS
 
-        _one_of("objective.masking", self.objective.masking, MASKINGS)
-        _one_of("objective.target", self.objective.target, TARGETS)
+        one_of("objective.masking", self.objective.masking, MASKINGS)
+        one_of("objective.target", self.objective.target, TARGETS)
         for name, value in (("training.epochs", t.epochs), ("training.batch_size", t.batch_size),
                             ("report.log_every", self.report.log_every), ("report.save_every", self.report.save_every),
-                            ("report.keep", self.report.keep)):  # fmt: skip
+                            ("report.keep", self.report.keep), ("data.lanes", self.data.lanes)):  # fmt: skip
             if value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
         if not 0 <= o.warmup <= 1 or o.lr < 0 or o.base_lr <= 0 or o.clip < 0 or not 0 <= t.ema < 1:
@@ -264,7 +298,7 @@ class Recipe:
         return asdict(self)
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False)
+        return yaml.safe_dump(plain(asdict(self)), sort_keys=False)
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -291,13 +325,13 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UsageError(f"{path}: expected fields like 'training:', found {type(values).__name__}")
     values.setdefault("name", path.stem)
     for override in overrides:
-        _apply(values, override)
+        set_field(values, override)
     return recipe_from(values, str(path))
 
 
 def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
     """Build a recipe of nested dictionaries; `where` is named in the message of a `UsageError`."""
-    recipe = _build(Recipe, values, where, "")
+    recipe = build(Recipe, values, where, "")
     assert isinstance(recipe, Recipe)
     return recipe
 
@@ -307,84 +341,5 @@ def changed_fields(old: Recipe, new: Recipe) -> list[str]:
 
     Reports may differ, and how the work is cut up (memory and speed), which moves losses by rounding only.
     """
-    a, b = _flatten(old.to_dict()), _flatten(new.to_dict())
+    a, b = flatten(old.to_dict()), flatten(new.to_dict())
     return [f"{k}: {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and not k.startswith(FREE)]
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    name, equals, text = override.partition("=")
-    if not equals or not name:
-        raise UsageError(f"--set wants FIELD=VALUE, like training.epochs=3; found '{override}'")
-    *parents, leaf = name.strip().split(".")
-    place = values
-    for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
-            raise UsageError(f"--set {override}: '{parent}' has no fields of its own")
-    place[leaf] = yaml.safe_load(text)
-
-
-def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise UsageError(
-            f"{where}: {prefix.rstrip('.') or 'a recipe'} must be a group of fields, found '{values}'"
-        )
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in fields(cls)]
-    made: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in known:
-            hint = did_you_mean(str(name), known) or f"; known: {', '.join(known)}"
-            raise UsageError(f"{where}: unknown field '{prefix}{name}'{hint}")
-        kind = hints[name]
-        if is_dataclass(kind):
-            made[name] = _build(typing.cast(type, kind), value, where, f"{prefix}{name}.")
-        else:
-            made[name] = _convert(value, kind, f"{where}: {prefix}{name}")
-    try:
-        return cls(**made)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
-
-
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    """`value` as `kind` where nothing is lost (1 -> 1.0, "1e-4" -> 1e-4, list -> tuple); else `UsageError`."""
-    if typing.get_origin(kind) is tuple:
-        args = typing.get_args(kind)
-        if isinstance(value, list | tuple) and (args[-1] is Ellipsis or len(value) == len(args)):
-            return tuple(_convert(item, args[0], where) for item in value)
-    elif typing.get_origin(kind) is dict:
-        if isinstance(value, Mapping):
-            return {str(k): _convert(v, typing.get_args(kind)[1], f"{where}.{k}") for k, v in value.items()}
-    elif kind is float and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-4 as text
-        except (TypeError, ValueError):
-            pass
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    name = str(kind) if isinstance(kind, types.GenericAlias) else getattr(kind, "__name__", str(kind))
-    raise UsageError(f"{where} must be {name}, found '{value}'")
-
-
-def _one_of(name: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise UsageError(
-            f"{name} must be one of {', '.join(known)}; found '{value}'{did_you_mean(value, known)}"
-        )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

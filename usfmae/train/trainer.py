@@ -159,6 +159,11 @@ class Trainer:
     def _sources(self, indices: Tensor) -> Tensor:
         return torch.from_numpy(self.index.source_of[indices.numpy()].astype("int64"))
 
+    def replaced(self) -> int:
+        """Bad samples that all processes replaced since this start; all of them must call this."""
+        own = self.loader.replaced if isinstance(self.loader, Loader) else 0
+        return int(self.world.sum(torch.tensor([own])).item())
+
     def fault(self) -> str:
         """Look at the losses since last time. At a fault, go back to the last checkpoint, skip the data since
         then, and say what happened; empty when all is well. Raises `DivergedError` after too many.
