@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,10 @@ class RunLog:
                 import wandb  # type: ignore[import-not-found, unused-ignore]
             except ImportError as error:
                 raise MissingExtraError("wandb", "wandb", "report.wandb") from error
-            self._wandb = wandb.init(project=recipe.wandb, dir=str(run), config=dict(config), resume="allow")
+            self._wandb = wandb.init(
+                project=recipe.wandb, id=_identity(run), name=run.name, dir=str(run), config=dict(config),
+                resume="allow",
+            )  # fmt: skip
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: ``{"step": …, **values}``; numbers go to the boards too (nested ones as ``group/name``)."""
@@ -91,6 +95,14 @@ def read_log(run: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
+
+
+def _identity(run: Path) -> str:
+    """The name by which Weights & Biases knows this run again when it goes on."""
+    path = run / "wandb.id"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:8])
+    return path.read_text()
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -50,9 +50,11 @@ def pretrain(
             torch.use_deterministic_algorithms(recipe.training.deterministic)
         index = open_data(data, recipe)
         if world.leads:
+            check(out, recipe)
+        trainer = Trainer(index, recipe, out, world, reading or Reading())
+        if world.leads:  # not before: what cannot begin leaves nothing behind
             claim(out, recipe, data)
         world.barrier()
-        trainer = Trainer(index, recipe, out, world, reading or Reading())
         trainer.resume()
         last = trainer.total_steps if max_steps is None else min(trainer.total_steps, max_steps)
         with Observer(trainer, data, out, last=last, quiet=quiet) as observer:
@@ -68,8 +70,8 @@ def pretrain(
     return summary
 
 
-def claim(out: Path, recipe: Recipe, data: str | Path) -> None:
-    """Make `out` a run of `recipe`, or see that it is one. Raises `UsageError` naming the fields that differ."""
+def check(out: Path, recipe: Recipe) -> None:
+    """See that `out` is free, or a run of `recipe`. Raises `UsageError` naming the fields that differ."""
     stored = out / "recipe.yaml"
     if stored.exists():
         changes = changed_fields(load_recipe(stored), recipe)
@@ -78,9 +80,15 @@ def claim(out: Path, recipe: Recipe, data: str | Path) -> None:
                 f"{out}: this run was begun under another recipe ({'; '.join(changes[:3])}"
                 f"{'; …' if len(changes) > 3 else ''}); give the same recipe to go on, or another --out to begin anew"
             )
-        return
-    if out.exists() and any(out.iterdir()):
+    elif out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: exists and is not a pretraining run (no recipe.yaml); give another --out")
+
+
+def claim(out: Path, recipe: Recipe, data: str | Path) -> None:
+    """Make `out` a run of `recipe`, unless it is one."""
+    stored = out / "recipe.yaml"
+    if stored.exists():
+        return
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     where = str(data) if "://" in str(data) else str(Path(data).resolve())
     write_atomic(out / "run.json", json.dumps({"data": where, "set": recipe.data.set}).encode())
