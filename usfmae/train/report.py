@@ -64,7 +64,7 @@ def _facts(
     wait = statistics.fmean(line["data_wait"] for line in steps)
     facts.append(("speed", f"{speed} (median); {wait:.1%} of the time waiting for data"))
     for key, name, show in (
-        ("tflops", "arithmetic", "{:,.3g} TFLOP/s"), ("mfu", "of the device's peak", "{:.1%}"),
+        ("tflops", "arithmetic", "{:,.4f} TFLOP/s"), ("mfu", "of the device's peak", "{:.1%}"),
         ("memory_gib", "memory", "{:.2f} GiB at most"),
     ):  # fmt: skip
         values = [line[key] for line in steps if key in line]
