@@ -19,7 +19,7 @@ from openus.dedup.stage import deduplicate
 from openus.engine.local import kept_workers, run_tasks
 from openus.errors import CorpusError, OpenUSError, SourceError, UsageError
 from openus.fetch import obtain
-from openus.ledger import fingerprint, inputs_state, one_builder
+from openus.ledger import disk_told, fingerprint, inputs_state, one_builder
 from openus.manifest import Corpus, Source
 from openus.pack import MASK, ShardTask, plan_set, run_shard
 from openus.report import write_before, write_report
@@ -112,12 +112,12 @@ def build(
 
     Raises:
         UsageError: unknown slugs, nothing to do.
-        CorpusError: another build is at work in `out`.
+        CorpusError: another build is at work in `out`; its disk is full, or read-only.
     """
     sources = list(chosen_sources(corpus, catalogue, slugs))
     _check(corpus, sources, options)
     work = out / ".work"
-    with one_builder(work), kept_workers():
+    with disk_told(out), one_builder(work), kept_workers():
         results = [_prepare(source, corpus, options, work, report) for source in sources]
         ready = [result for result in results if result.problem is None]
         if options.absent is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import hashlib
@@ -61,6 +62,33 @@ def _stat(path: Path) -> bytes:
     except OSError:
         return b"-"
     return f"{facts.st_size} {facts.st_mtime_ns}\n".encode()
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BARRED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextmanager
+def disk_told(out: Path) -> Iterator[None]:
+    """Turn what a disk refuses into one clear line, and what to do.
+
+    Raises:
+        CorpusError: the disk of `out` is full, or `out` cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or out
+        if error.errno in _FULL:
+            raise CorpusError(
+                f"{where}: the disk is full ({error.strerror}); what is done is kept: make room, and run the same "
+                "command again to go on"
+            ) from error
+        if error.errno in _BARRED:
+            raise CorpusError(
+                f"{where}: cannot be written ({error.strerror}); make it writable, or choose another folder"
+            ) from error
+        raise
 
 
 @contextmanager

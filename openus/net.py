@@ -24,6 +24,8 @@ from openus.errors import TransferError
 
 # Zenodo and others refuse the default names of HTTP libraries, so the client says what it is.
 USER_AGENT = f"openus/{__version__} (rebuilds an open ultrasound corpus)"
+TRICKLE = 16 << 10
+"""Bytes that must come within the time limit of a read, or nothing has come."""
 MAX_REDIRECTS = 10
 TRANSIENT = frozenset({202, 204, 408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
 # Failures of urllib3 surface unwrapped while a body is read, those of requests before.
@@ -95,13 +97,16 @@ class Retrier:
     key: str
     wait: Callable[[float], object] = time.sleep
     failures: int = field(default=0, init=False)
+    gained: int = field(default=0, init=False)
 
-    def progressed(self) -> None:
-        """New bytes arrived: the count starts again, so that a long file survives many drops."""
-        self.failures = 0
+    def progressed(self, count: int) -> None:
+        """`count` new bytes arrived: the count starts again, so that a long file survives many drops."""
+        self.gained += count
+        if self.gained >= TRICKLE:
+            self.failures, self.gained = 0, 0
 
     def failed(self, error: InterruptionError) -> None:
-        self.failures += 1
+        self.failures, self.gained = self.failures + 1, 0
         most = self.policy.attempts if error.connected else self.policy.connect_attempts
         if self.failures >= most:
             tried = f"{self.failures} attempts" if self.failures > 1 else "1 attempt"
@@ -252,7 +257,7 @@ def _check_status(response: requests.Response, url: str, accept: frozenset[int])
     status = response.status_code
     if status in (200, 206) or status in accept:
         return response
-    retry_after = _seconds(response.headers.get("Retry-After"))
+    retry_after = _seconds(response.headers.get("Retry-After"), response.headers.get("Date"))
     response.close()
     if status in TRANSIENT:
         reason = (
@@ -272,14 +277,22 @@ def _check_status(response: requests.Response, url: str, accept: frozenset[int])
     )
 
 
-def _seconds(value: str | None) -> float | None:
-    """``Retry-After`` in seconds, from a number or an HTTP date; None where absent or unreadable."""
+def _seconds(value: str | None, date: str | None) -> float | None:
+    """``Retry-After`` in seconds, from a number or an HTTP date; None where absent or unreadable.
+
+    A date is counted from the host's own `date`, because the clock of this machine may be wrong or may jump.
+    """
     if value is None:
         return None
     if value.strip().isdigit():
         return float(value)
+    then, now = _timestamp(value), _timestamp(date)
+    return None if then is None else max(0.0, then - (time.time() if now is None else now))
+
+
+def _timestamp(date: str | None) -> float | None:
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        return email.utils.parsedate_to_datetime(date or "").timestamp()
     except ValueError:
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ import requests
 import urllib3
 
 from openus.checksum import Digests
-from openus.net import NETWORK_ERRORS, InterruptionError, interruption
+from openus.net import NETWORK_ERRORS, TRICKLE, InterruptionError, interruption, redact
 
 CHUNK = 128 << 10
+HEAD = 2048
+"""Bytes by which a web page or a message in place of a file is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,19 +162,39 @@ def announced(response: requests.Response) -> int | None:
     return None if encoded else _number(response.headers.get("Content-Length"))
 
 
-def body(response: requests.Response, url: str) -> Iterator[bytes]:
-    """The bytes as the host stores them; compression nobody asked for is undone, except on ``.gz`` files."""
+def body(response: requests.Response, url: str, patience: float = 60.0) -> Iterator[bytes]:
+    """The bytes as the host stores them, the first `HEAD` or all of them in one piece; compression nobody asked for
+    is undone, except on ``.gz`` files.
+
+    Raises `InterruptionError` where less than `TRICKLE` bytes come within `patience` seconds: a time limit for each
+    read alone never ends a host that sends a byte now and then.
+    """
     encoded = response.headers.get("Content-Encoding", "identity") != "identity"
     decode = encoded and not url.endswith(("gz", ".tgz"))
-    raw = response.raw
+    held, begun = b"", False  # what has come of the head
+    since, come = time.monotonic(), 0
     while True:
         try:
-            data = raw.read(CHUNK, decode_content=decode)
+            data = response.raw.read1(CHUNK, decode_content=decode)
         except (*NETWORK_ERRORS, urllib3.exceptions.HTTPError) as error:
             raise interruption(url, error, connected=True) from error
         if not data:
+            if held:
+                yield held
             return
-        yield data
+        come += len(data)
+        if not begun:
+            held += data
+            begun = len(held) >= HEAD
+            data, held = (held, b"") if begun else (b"", held)
+        if data:
+            yield data
+        if come >= TRICKLE:
+            since, come = time.monotonic(), 0
+        elif time.monotonic() - since > patience:
+            raise InterruptionError(
+                f"{redact(url)}: only {come:,} bytes in {patience:g} s, the host sends too slowly"
+            )
 
 
 def _content_range(response: requests.Response) -> tuple[int, int | None]:

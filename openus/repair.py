@@ -18,7 +18,7 @@ from openus.build import BuildOptions, build
 from openus.catalogue import Catalogue
 from openus.engine.local import run_tasks
 from openus.errors import CorpusError, NeedsPersonError, OpenUSError, SourceError
-from openus.ledger import one_builder
+from openus.ledger import disk_told, one_builder
 from openus.manifest import Corpus
 from openus.pack import MASK, DamagedWorkError, ShardTask, chunks_of, forget_chunk, planned, write_again
 from openus.report import write_report
@@ -75,7 +75,7 @@ def repair(
     result = Repair()
     if not root.is_dir():
         read_corpus(root)  # raises, saying how to build one
-    with one_builder(root / ".work"):
+    with disk_told(root), one_builder(root / ".work"):
         _find_described(root, result)
         if dry_run and any(damage.file == NAME for damage in result.damaged):
             return result

@@ -148,7 +148,7 @@ class Transfer:
                 headers = {**file.headers, "Range": "bytes=0-2047"}
                 with open_url(self.session, file.url, headers=headers, timeout=self.timeout) as response:
                     total = announced(response)
-                    head = next(body(response, file.url), b"")
+                    head = next(body(response, file.url, self.timeout[1]), b"")
                 break
             except InterruptionError as error:
                 retrier.failed(error)
@@ -270,15 +270,15 @@ class Transfer:
     ) -> None:
         digests = part.digests
         with part.path.open("ab") as stream:
-            for data in body(response, url):
+            for data in body(response, url, self.timeout[1]):
                 if digests.length == 0:
                     refuse_message(file.name, data, response.headers.get("Content-Type", ""), redact(url))
                     _check_size(file, redact(url), total, REPLACED)
                 stream.write(data)
                 digests.update(data)
                 if digests.length > part.furthest:
+                    retrier.progressed(digests.length - part.furthest)
                     part.furthest = digests.length
-                    retrier.progressed()
                 self.on_bytes(file, digests.length, total if total is not None else file.size)
                 if self._stop.is_set() and digests.length != total:
                     raise TransferError(

@@ -299,6 +299,35 @@ def test_a_stall_ends_at_the_time_limit_and_goes_on(site: Site, tmp_path: Path) 
     assert site.requests[1].headers["Range"].startswith("bytes=")
 
 
+def test_a_host_that_sends_a_byte_now_and_then_is_given_up(site: Site, tmp_path: Path) -> None:
+    """Each byte comes within the time limit of a read, so only the rate tells."""
+    quick = Transfer(tmp_path / "cache", retry=FAST, timeout=(2.0, 0.3))
+    site.put("/a.zip", DATA, always=Fault(drip=0.02))
+    began = time.monotonic()
+    with pytest.raises(
+        TransferError, match=r"only \d+ bytes in 0\.3 s, the host sends too slowly \(gave up after 4"
+    ):
+        quick.fetch(remote(site), "set")
+    assert time.monotonic() - began < 10
+    assert len(site.requests) == 4
+
+
+def test_every_third_range_is_dropped(site: Site, transfer: Transfer) -> None:
+    faults = [Fault(piece=40_000), Fault(piece=40_000), Fault(drop=0)] * 8
+    site.put("/a.zip", DATA, faults=[Fault(drop=40_000), *faults], always=Fault(piece=40_000))
+    assert transfer.fetch(remote(site, hash=f"sha256:{SHA}"), "set").read_bytes() == DATA
+    assert len(site.requests) > 15
+
+
+def test_a_clock_that_jumped_changes_no_wait(site: Site, transfer: Transfer) -> None:
+    """Retry-After as a date is counted from the host's own Date, whatever the clock of this machine says."""
+    headers = {"Date": "Mon, 03 Jan 2050 10:00:00 GMT", "Retry-After": "Mon, 03 Jan 2050 10:00:01 GMT"}
+    site.put("/a.zip", DATA, faults=[Fault(status=503, headers=headers)])
+    began = time.monotonic()
+    transfer.fetch(remote(site), "set")
+    assert 0.9 <= time.monotonic() - began < 4
+
+
 def test_no_server_at_all(transfer: Transfer) -> None:
     with pytest.raises(TransferError, match=r"refuses the connection.*gave up after 2 attempts"):
         transfer.fetch(RemoteFile("a.zip", "http://127.0.0.1:9/a.zip"), "set")

@@ -104,7 +104,9 @@ def guard(name: str) -> Iterator[None]:
         raise DecodeError(f"{name}: it asks for more memory than there is", "too-large") from error
     except OSError as error:
         if error.errno in _OURS:
-            raise OpenUSError(f"{name}: cannot be decoded on this machine: {error.strerror}") from error
+            raise OpenUSError(
+                f"{name}: cannot be decoded on this machine: {error.strerror}; mend that, and run it again to go on"
+            ) from error
         raise _translated(name, error) from error
     except Exception as error:
         raise _translated(name, error) from error

@@ -22,7 +22,7 @@ class Fault:
     status, headers, body: answer so instead of with the file. drop: close the connection after so many bytes of
     the body. pause: sleep so many seconds after `drop` bytes (then go on). ignore_range: answer 200 to a range.
     encoding: send the body under this Content-Encoding. chunked: tell no length. piece: answer a range with at
-    most so many bytes of it.
+    most so many bytes of it. drip: send the body byte by byte, so many seconds apart.
     """
 
     status: int | None = None
@@ -34,6 +34,7 @@ class Fault:
     encoding: str | None = None
     chunked: bool = False
     piece: int | None = None
+    drip: float | None = None
 
 
 @dataclass
@@ -120,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _plain(self, request: Request, status: int, headers: dict[str, str], body: bytes) -> None:
         request.status = status
-        self.send_response(status)
+        self.send_response_only(status) if "Date" in headers else self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         if "Content-Length" not in headers:
@@ -174,7 +175,11 @@ class _Handler(BaseHTTPRequestHandler):
                     return
                 time.sleep(fault.pause)
                 body = body[fault.drop :]
-            self.wfile.write(body)
+            for at in range(len(body)) if fault.drip is not None else ():
+                self.wfile.write(body[at : at + 1])
+                time.sleep(fault.drip or 0)
+            if fault.drip is None:
+                self.wfile.write(body)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 

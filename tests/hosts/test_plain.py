@@ -32,11 +32,11 @@ class TestGitHub:
         assert (file.stable, file.mirror) == (False, f"github.com/o/n.x/archive/{SHA}.zip")
 
     def test_single_files_of_a_commit(self, site: Site, fetch: Fetch) -> None:
-        site.put(f"/o/n/{SHA}/Data set/a #1.rar", b"Rar! one")
+        site.put(f"/o/n/{SHA}/Data set/a #1.zip", b"Rar! one")
         site.put(f"/o/n/{SHA}/list.txt", b"two")
-        files = [{"name": "Data set/a #1.rar", "bytes": 8}, {"name": "list.txt"}]
+        files = [{"name": "Data set/a #1.zip", "bytes": 8}, {"name": "list.txt"}]
         obtained = fetch(toy({"host": "github", "id": "o/n", "revision": SHA, "files": files}))
-        assert contents(obtained) == {"Data set/a #1.rar": b"Rar! one", "list.txt": b"two"}
+        assert contents(obtained) == {"Data set/a #1.zip": b"Rar! one", "list.txt": b"two"}
         assert len(obtained.roots) == 1
 
     def test_the_real_addresses(self) -> None:
