@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,24 @@ import pyarrow as pa
 
 from openus.archives import Tree
 from openus.catalogue import Catalogue
-from openus.chunks import ChunkSpec, Tally, read_rejected, run_chunk, without_culprit
+from openus.chunks import (
+    ChunkSpec,
+    Tally,
+    read_rejected,
+    read_tally,
+    run_chunk,
+    without_culprit,
+)
 from openus.clean.before import shares
 from openus.dedup.stage import deduplicate
-from openus.engine.local import kept_workers, run_tasks
+from openus.depot import Depot
+from openus.engine.base import Engine
+from openus.engine.local import LocalEngine, kept_workers
 from openus.errors import CorpusError, OpenUSError, SourceError, UsageError
 from openus.fetch import obtain
-from openus.ledger import disk_told, fingerprint, inputs_state, one_builder
+from openus.ledger import disk_told, fingerprint, inputs_state
 from openus.manifest import Corpus, Source
-from openus.pack import MASK, ShardTask, plan_set, run_shard
+from openus.pack import MASK, ShardTask, finished, plan_set, write_again
 from openus.report import write_before, write_report
 from openus.select import Selected, Selection, select
 from openus.shards.corpus import write_corpus
@@ -29,6 +39,7 @@ from openus.shards.keep import forget, keep
 from openus.shards.schema import REJECTED
 from openus.shards.writer import ShardInfo
 from openus.sources import mask_of
+from openus.travel import chunk_files, shard_files
 
 PRETRAIN = "pretrain"
 _CHUNK_FILES = {"image": 256, "video": 8, "volume": 2}
@@ -104,8 +115,12 @@ def build(
     options: BuildOptions,
     slugs: Sequence[str] = (),
     report: Report = lambda stage, done, total: None,
+    engine: Engine | None = None,
 ) -> BuildResult:
     """Build `corpus` (or only the sources `slugs` of it) into `out`; called again, it goes on.
+
+    `engine` does the work, and its depot says where `out` is kept; without one it is done by processes of this
+    machine. The folder `out` is the depot's.
 
     Sources that cannot be had, or do not look as their manifest says, are left out and come back in
     `BuildResult.missing`; everything else is finished.
@@ -116,29 +131,32 @@ def build(
     """
     sources = list(chosen_sources(corpus, catalogue, slugs))
     _check(corpus, sources, options)
-    work = out / ".work"
-    with disk_told(out), one_builder(work), kept_workers():
-        results = [_prepare(source, corpus, options, work, report) for source in sources]
+    engine = engine or LocalEngine(options.workers, Depot(out))
+    depot, work = engine.depot, out / ".work"
+    with disk_told(out), depot.builder(), kept_workers():
+        results = [_prepare(source, corpus, options, work, engine, report) for source in sources]
         ready = [result for result in results if result.problem is None]
         if options.absent is not None:
             _require(results, options.absent)
-        _decode(ready, options, report)
+        _decode(ready, options, engine, report)
         if not any(result.tally.kept for result in ready):
             raise EmptyBuildError(results)
         specs = [spec for result in ready for spec in result.chunks]
-        unique = deduplicate(specs, corpus.dedup, work, options.workers, report)
+        unique = deduplicate(specs, corpus.dedup, work, engine, report)
         kept = unique.kept.drop_columns(["before"])
+        depot.send(*(work / "dedup").glob("*.parquet"))
         tasks = _plan(out, kept, corpus)
         forget(out)
-        (out / "corpus.json").unlink(missing_ok=True)
-        shards = _pack(tasks, options, report)
-        _sweep(out, work, tasks, ready)
+        depot.remove(out / "corpus.json")
+        shards = _pack(tasks, engine, report)
+        _sweep(depot, tasks, ready)
         rejected = _rejected_table(ready, unique.dropped)
         tables = {"rejected": rejected, "duplicates": unique.duplicates}
         summary = write_corpus(out, corpus, results, shards, kept, tables)
         write_before(out, unique.kept)
         write_report(out)
         keep(out)
+        depot.publish(sent=[task.manifest_path for task in tasks])
     return BuildResult(out, results, shards, summary)
 
 
@@ -165,7 +183,7 @@ def _check(corpus: Corpus, sources: Sequence[Source], options: BuildOptions) -> 
 
 
 def _prepare(
-    source: Source, corpus: Corpus, options: BuildOptions, work: Path, report: Report
+    source: Source, corpus: Corpus, options: BuildOptions, work: Path, engine: Engine, report: Report
 ) -> SourceResult:
     """Obtain a source, look through it, and cut its files into chunks."""
     started = time.monotonic()
@@ -183,7 +201,7 @@ def _prepare(
             offline=options.offline,
             on_bytes=lambda file, done, total: report(f"fetch {source.slug}", done, total),
         )
-        result.route, result.roots = got.route, got.roots
+        result.route, result.roots = got.route, engine.inputs(source.slug, got.roots)
         result.tree = Tree(got.roots, work=work / "unpacked" / source.slug)
         entries = result.tree.entries()
         result.selection = select(source, entries, result.tree.open, corpus.salt)
@@ -259,7 +277,7 @@ def _groups(images: Sequence[Selected], most: int) -> Iterator[tuple[Selected, .
             yield tuple(group)
 
 
-def _decode(ready: Sequence[SourceResult], options: BuildOptions, report: Report) -> None:
+def _decode(ready: Sequence[SourceResult], options: BuildOptions, engine: Engine, report: Report) -> None:
     by_slug = {result.source.slug: result for result in ready}
     specs = [spec for result in ready for spec in result.chunks]
     total = sum(len(spec.members) for spec in specs)
@@ -267,8 +285,11 @@ def _decode(ready: Sequence[SourceResult], options: BuildOptions, report: Report
     for result in ready:
         for spec in result.chunks:
             if options.retry_failed and spec.rows_path.exists() and _failed(spec):
-                spec.rows_path.unlink()
-    for spec, tally in run_tasks(run_chunk, specs, options.workers, without_culprit):
+                engine.depot.remove(spec.rows_path)
+    done = [spec for spec in specs if spec.rows_path.exists()]
+    todo = [spec for spec in specs if not spec.rows_path.exists()]
+    known = ((spec, read_tally(spec.rows_path)) for spec in done)
+    for spec, tally in chain(known, engine.run(run_chunk, todo, without_culprit, chunk_files)):
         by_slug[spec.source].tally.add(tally)
         report("decode", len(spec.members), total)
     for result in ready:
@@ -300,11 +321,16 @@ def _plan(out: Path, kept: pa.Table, corpus: Corpus) -> list[ShardTask]:
     return tasks
 
 
-def _pack(tasks: list[ShardTask], options: BuildOptions, report: Report) -> dict[str, list[ShardInfo]]:
+def _pack(tasks: list[ShardTask], engine: Engine, report: Report) -> dict[str, list[ShardInfo]]:
     total = sum(task.samples for task in tasks)
     report("pack", 0, total)
     shards: dict[str, list[ShardInfo]] = {}
-    for task, info in run_tasks(run_shard, tasks, options.workers):
+    known = [(task, info) for task in tasks if (info := finished(task, engine.depot)) is not None]
+    there = {task.stem for task, _ in known}
+    todo = [task for task in tasks if task.stem not in there]
+    engine.depot.fetch(*(task.manifest_path for task, _ in known))
+    engine.depot.send(*(task.plan for task in todo))
+    for task, info in chain(known, engine.run(write_again, todo, files=shard_files)):
         shards.setdefault(task.set, []).append(info)
         report("pack", task.samples, total)
     order = {task.set: position for position, task in reversed(list(enumerate(tasks)))}
@@ -314,27 +340,35 @@ def _pack(tasks: list[ShardTask], options: BuildOptions, report: Report) -> dict
     }
 
 
-def _sweep(out: Path, work: Path, tasks: Sequence[ShardTask], ready: Sequence[SourceResult]) -> None:
-    """Remove what an earlier plan left behind: shards, manifests and chunks that no longer belong."""
+def _sweep(depot: Depot, tasks: Sequence[ShardTask], ready: Sequence[SourceResult]) -> None:
+    """Remove what an earlier plan, or a build that was killed, left behind and no longer belongs."""
+    out = depot.folder
     wanted = {path for task in tasks for path in (task.tar_path, task.manifest_path)}
-    for path in [*out.glob("*/*.tar"), *(out / "manifest").glob("*.parquet")]:
-        if path not in wanted and path.name not in ("rejected.parquet", "duplicates.parquet"):
-            path.unlink()
-    for path in [*out.glob(".*.part"), *out.glob("*/.*.part")]:  # of a build that was killed
-        path.unlink()
+    wanted |= {out / "manifest" / f"{name}.parquet" for name in ("rejected", "duplicates")}
+    stems = {task.stem for task in tasks}
+    names = {result.source.slug: {spec.name for spec in result.chunks} for result in ready}
+
+    def stale(path: Path) -> bool:
+        match path.relative_to(out).parts:
+            case (".work", "pack", _):
+                return path.stem not in stems
+            case (".work", "sources", slug, name) if slug in names:
+                return name.split(".")[0] not in names[slug] or path.suffix == ".part"
+            case (".work", *_):
+                return False
+            case ("manifest", _) if path.suffix == ".parquet":
+                return path not in wanted
+            case (_, _) if path.suffix == ".tar":
+                return path not in wanted
+            case (_,) | (_, _):
+                return path.suffix == ".part" and path.name.startswith(".")
+        return False
+
+    depot.remove(*(path for path in depot.files() if stale(path)))
     for folder in out.iterdir():
         if folder.is_dir() and not folder.name.startswith(".") and not any(folder.iterdir()):
             folder.rmdir()
-    for path in (work / "pack").iterdir():
-        if path.stem not in {task.stem for task in tasks}:
-            path.unlink()
-    for result in ready:
-        names = {spec.name for spec in result.chunks}
-        folder = work / "sources" / result.source.slug
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name.split(".")[0] not in names or path.suffix == ".part":
-                path.unlink()
-    shutil.rmtree(work / "tmp", ignore_errors=True)
+    shutil.rmtree(out / ".work" / "tmp", ignore_errors=True)
 
 
 def _rejected_table(ready: Sequence[SourceResult], dropped: pa.Table) -> pa.Table:

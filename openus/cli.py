@@ -18,7 +18,17 @@ from openus.console import (
     set_debug,
 )
 from openus.dedup import cli as dedup_options
-from openus.errors import UsageError
+from openus.options import (
+    AddressOption,
+    CacheOption,
+    CorpusArgument,
+    EngineOption,
+    ManifestsOption,
+    MirrorOption,
+    OfflineOption,
+    ScratchOption,
+    TaskMemoryOption,
+)
 
 app = typer.Typer(
     name="openus",
@@ -31,20 +41,6 @@ app = typer.Typer(
 )
 
 CPUS = os.cpu_count() or 1
-CacheOption = Annotated[
-    Path | None,
-    typer.Option("--cache", help="Where downloads are kept. [default: $OPENUS_CACHE or ~/.cache/openus]"),
-]
-MirrorOption = Annotated[
-    list[str] | None,
-    typer.Option("--mirror", help="Folder or URL holding HOST/PATH copies, asked first. Repeatable."),
-]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only what is already on this machine.")]
-ManifestsOption = Annotated[
-    Path | None,
-    typer.Option("--manifests", help="A folder with manifests of your own, added to the built-in ones."),
-]
-CorpusArgument = Annotated[Path, typer.Argument(help="A corpus folder.", show_default=False)]
 
 
 def _catalogue(manifests: Path | None) -> Any:
@@ -139,7 +135,9 @@ def fetch(
     "openus build OUT --mirror ../mirror --local bus-bra=~/Downloads/BUSBRA   ·   openus build demo/corpus --demo",
 )
 def build(
-    out: Annotated[Path, typer.Argument(help="Corpus folder to make or to go on with.")] = Path("openus-46"),
+    out: Annotated[
+        str, typer.Argument(help="Corpus folder to make or to go on with, or an address of one (s3://…).")
+    ] = "openus-46",
     corpus: Annotated[str, typer.Option(help="Name of a corpus, or a YAML file.")] = "openus-46",
     source: Annotated[
         list[str] | None, typer.Option("--source", help="Only this source. Repeatable.")
@@ -150,7 +148,10 @@ def build(
         typer.Option("--local", help="SLUG=PATH of data already downloaded or unpacked. Repeatable."),
     ] = None,
     cache: CacheOption = None,
-    engine: Annotated[str, typer.Option(help="Where the work runs: local.")] = "local",
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    task_memory: TaskMemoryOption = None,
+    scratch: ScratchOption = None,
     offline: OfflineOption = False,
     size: Annotated[
         str | None, typer.Option(help="Short side in pixels, or 'native'. [default: the corpus's]")
@@ -188,13 +189,14 @@ def build(
     Run it again to go on after an interruption, or to add what has arrived since.
     """
     set_debug(debug)
-    if engine != "local":
-        raise UsageError(f"--engine {engine}: this version has 'local' only")
     from openus.commands import build_corpus
+    from openus.engine.choose import EngineOptions
 
     build_corpus(
         out,
         _catalogue(manifests),
+        engine=EngineOptions(engine, address, task_memory),
+        scratch=scratch,
         corpus=corpus,
         slugs=source or [],
         mirrors=mirror or [],

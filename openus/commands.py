@@ -11,6 +11,7 @@ from typing import Any
 
 from openus import console, views
 from openus.catalogue import Catalogue
+from openus.engine.choose import EngineOptions, engine_of
 from openus.errors import NeedsPersonError, OpenUSError, UsageError
 from openus.manifest import LEVELS, CleanLevel, Corpus, FramePolicy, Source
 
@@ -44,9 +45,11 @@ def reporter(quiet: bool, unit: str = "files") -> Iterator[Report]:
 
 
 def build_corpus(
-    out: Path,
+    out: str,
     catalogue: Catalogue,
     *,
+    engine: EngineOptions,
+    scratch: Path | None,
     corpus: str,
     slugs: Sequence[str],
     mirrors: Sequence[str],
@@ -67,16 +70,18 @@ def build_corpus(
 ) -> None:
     """Build a corpus and print its closing table; raises when nothing, or under --strict not all, could be had."""
     from openus.build import BuildOptions, EmptyBuildError, build
+    from openus.depot import depot
     from openus.fetch import default_cache
 
     started = time.monotonic()
-    places = _local(local)
+    home = depot(out, scratch)
+    places = _local(local, home.folder / ".work" / "inputs")
     if demo:
         from openus.demo import DEMO_MANIFESTS, prepare
 
         catalogue = Catalogue(*catalogue.roots[1:], DEMO_MANIFESTS)
         corpus = "demo"
-        places = {**prepare(out / ".work" / "demo-inputs", quiet=quiet), **places}
+        places = {**prepare(home.folder / ".work" / "demo-inputs", quiet=quiet), **places}
     plan = _adjusted(catalogue.corpus(corpus), catalogue, size, frames, seed)
     plan = _with_levels(plan, catalogue, clean)
     options = BuildOptions(
@@ -89,21 +94,35 @@ def build_corpus(
         timeout=timeout,
     )
     try:
-        with reporter(quiet or as_json) as report:
-            result = build(out, plan, catalogue, options, slugs, report)
+        with (
+            engine_of(engine, home, workers, _sayer(quiet or as_json)) as crew,
+            reporter(quiet or as_json) as report,
+        ):
+            result = build(home.folder, plan, catalogue, options, slugs, report, crew)
     except EmptyBuildError as empty:
         views.troubles(empty.results)
         raise
     if as_json:
-        console.print_json(result.summary | {"out": str(out)})
+        console.print_json(result.summary | {"out": out})
     else:
-        views.build_table(result, time.monotonic() - started)
+        views.build_table(result, out, time.monotonic() - started)
     if result.missing and strict:
         names = ", ".join(item.source.slug for item in result.missing)
         raise OpenUSError(f"--strict: missing sources: {names}")
 
 
-def _local(pairs: Sequence[str]) -> dict[str, Path]:
+def _sayer(quiet: bool) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        if not quiet:
+            console.err.print(line, markup=False, soft_wrap=True)
+
+    return say
+
+
+def _local(pairs: Sequence[str], inputs: Path) -> dict[str, Path]:
+    """Data at hand by source; what lies in object storage is brought into the folder `inputs`."""
+    from openus.bucket import bring
+
     places: dict[str, Path] = {}
     for pair in pairs:
         slug, equals, path = pair.partition("=")
@@ -111,6 +130,9 @@ def _local(pairs: Sequence[str]) -> dict[str, Path]:
             raise UsageError(
                 f"--local {pair}: expected SLUG=PATH, for example --local bus-bra=~/Downloads/BUSBRA.zip"
             )
+        if "://" in path:
+            places[slug] = bring(path, inputs / slug)
+            continue
         place = Path(path).expanduser()
         if not place.exists():
             raise UsageError(f"--local {pair}: there is nothing at {place}")
@@ -274,8 +296,12 @@ def repair_corpus(
     from openus.repair import repair
 
     options = BuildOptions(
-        cache=cache or default_cache(), mirrors=tuple(mirrors), local=_local(local), offline=offline, workers=workers
-    )  # fmt: skip
+        cache=cache or default_cache(),
+        mirrors=tuple(mirrors),
+        local=_local(local, out / ".work" / "inputs"),
+        offline=offline,
+        workers=workers,
+    )
     demo = out / ".work" / "demo-inputs"
     if demo.is_dir():
         catalogue = Catalogue(*catalogue.roots[1:], DEMO_MANIFESTS)

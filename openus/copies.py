@@ -23,6 +23,8 @@ from openus.dedup.decide import PRETRAIN
 from openus.dedup.folder import Listed, files_of, read_pictures
 from openus.dedup.near import Chunk, Place, code_version
 from openus.dedup.stage import FACTS, Conclusion, chunk_of, judge
+from openus.depot import Depot
+from openus.engine.local import LocalEngine
 from openus.errors import CorpusError, UsageError
 from openus.ledger import one_builder
 from openus.manifest import DedupSettings
@@ -80,12 +82,13 @@ def dedup(
     index = index or _index(where, corpus)
     from openus.commands import reporter
 
+    engine = LocalEngine(workers, Depot(index))
     with one_builder(index), reporter(quiet or as_json, "pictures") as report:
         if corpus:
             pictures = _of_corpus(where, index)
         else:
             pictures = _of_files(where, exclude, held_out, index, workers, report)
-        found = judge(pictures.facts, pictures.chunks, settings, index / "pairs.parquet", workers, report)
+        found = judge(pictures.facts, pictures.chunks, settings, index / "pairs.parquet", engine, report)
         _sweep_prints(index, pictures.chunks)
     table = joins(pictures, found)
     if out is not None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
 from openus import __version__
+from openus.depot import Depot
 from openus.errors import CorpusError
+from openus.pieces import Piece, Pieces, discard
 from openus.shards.schema import ROW
 from openus.shards.writer import ShardInfo, cut, sample_footprint, write_bytes, write_shard
 
 MASK = "-mask"
-_OPEN_FILES = 128
 
 
 class DamagedWorkError(CorpusError):
@@ -108,29 +108,25 @@ def planned(out: Path, name: str, stem: str, extension: str, samples: int) -> Sh
     return ShardTask(out, name, stem, extension, samples, plan, digest)
 
 
-def run_shard(task: ShardTask) -> ShardInfo:
-    """Write a shard, or confirm that the one on disk is the one planned.
+def write_again(task: ShardTask) -> ShardInfo:
+    """Write a shard, whatever is on disk.
 
     Raises:
         DamagedWorkError: a sample in the work folder is not the one that was decoded; its chunk is forgotten, so
             that the next build decodes it again.
     """
-    return done if (done := _already(task)) is not None else write_again(task)
-
-
-def write_again(task: ShardTask) -> ShardInfo:
-    """Write a shard, whatever is on disk. Raises as `run_shard` does."""
     task.marker.unlink(missing_ok=True)
     info = write_shard(task.tar_path, task.manifest_path, _samples(task), task.extension)
     write_bytes(task.marker, json.dumps({"digest": task.digest, "info": asdict(info)}).encode())
     return info
 
 
-def _already(task: ShardTask) -> ShardInfo | None:
+def finished(task: ShardTask, depot: Depot) -> ShardInfo | None:
+    """The shard, if the one that is there is the one planned."""
     try:
         marker = json.loads(task.marker.read_bytes())
         info = ShardInfo(**marker["info"])
-        whole = task.tar_path.stat().st_size == info.bytes and task.manifest_path.exists()
+        whole = depot.size(task.tar_path) == info.bytes and depot.size(task.manifest_path) is not None
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return info if whole and marker["digest"] == task.digest else None
@@ -138,20 +134,13 @@ def _already(task: ShardTask) -> ShardInfo | None:
 
 def _samples(task: ShardTask) -> Iterator[tuple[dict[str, Any], bytes]]:
     masks = task.set.endswith(MASK)
-    with ExitStack() as stack:
-        files: dict[str, BinaryIO] = {}
-        reader = stack.enter_context(pa.ipc.open_file(str(task.plan)))
+    with Pieces() as pieces, pa.ipc.open_file(str(task.plan)) as reader:
         for batch in range(reader.num_record_batches):
-            for row in reader.get_batch(batch).to_pylist():
-                file = files.get(row["bin"])
-                if file is None:
-                    if len(files) >= _OPEN_FILES:
-                        files.pop(next(iter(files))).close()
-                    file = files[row["bin"]] = stack.enter_context(_opened(_there(task, row["bin"])))
-                file.seek(row["at"])
-                data = file.read(row["length"])
+            rows = reader.get_batch(batch).to_pylist()
+            places = [(_there(task, row["bin"]), row["at"], row["length"]) for row in rows]
+            for row, data, place in zip(rows, _read(pieces, places), places, strict=True):
                 if not masks and hashlib.sha256(data).hexdigest() != row["sha256"]:
-                    forget_chunk(_there(task, row["bin"]))
+                    forget_chunk(place[0])
                     raise DamagedWorkError(row["bin"])
                 stored = {name: row[name] for name in ROW.names if name in row}
                 if masks:
@@ -164,12 +153,12 @@ def _there(task: ShardTask, name: str) -> Path:
     return task.plan.parents[1].joinpath("sources", *Path(name).parts[-2:])
 
 
-def _opened(path: Path) -> BinaryIO:
+def _read(pieces: Pieces, places: list[Piece]) -> Iterator[bytes]:
     try:
-        return path.open("rb")
+        yield from pieces.read(places)
     except FileNotFoundError as error:
-        forget_chunk(path)
-        raise DamagedWorkError(str(path)) from error
+        forget_chunk(Path(error.filename))
+        raise DamagedWorkError(error.filename) from error
 
 
 def chunks_of(task: ShardTask) -> list[Path]:
@@ -180,7 +169,7 @@ def chunks_of(task: ShardTask) -> list[Path]:
 
 def forget_chunk(path: Path) -> None:
     """Take the mark of completion from a chunk, given the file with its samples: it will be decoded again."""
-    path.with_suffix(".parquet").unlink(missing_ok=True)
+    discard(path.with_suffix(".parquet"))
 
 
 def _replace(table: pa.Table, column: str, values: Any) -> pa.Table:

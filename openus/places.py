@@ -72,11 +72,7 @@ def open_url(url: str, start: int = 0, stop: int | None = None) -> Iterator[Remo
     the address needs a package that is not installed, UsageError for an address of an unknown kind.
     """
     scheme = url.partition("://")[0].lower()
-    opened = (
-        _open_http(url, start, stop)
-        if scheme in ("http", "https")
-        else _open_fsspec(url, scheme, start, stop)
-    )
+    opened = _open_http(url, start, stop) if scheme in ("http", "https") else _open_fsspec(url, start, stop)
     with opened as stream:
         yield stream
 
@@ -115,19 +111,29 @@ def _open_http(url: str, start: int, stop: int | None) -> Iterator[RemoteStream]
             yield RemoteStream(url, answer.raw, failures)
 
 
-@contextmanager
-def _open_fsspec(url: str, scheme: str, start: int, stop: int | None) -> Iterator[RemoteStream]:
+def file_system(url: str) -> tuple[Any, str]:
+    """The fsspec file system of an address, and the path in it; listings are asked anew each time.
+
+    Raises MissingExtraError where it needs a package that is not installed, UsageError for an unknown kind.
+    """
+    scheme = url.partition("://")[0].lower()
     if scheme in _EXTRAS and importlib.util.find_spec(_EXTRAS[scheme][0]) is None:
         package, extra = _EXTRAS[scheme]
-        raise MissingExtraError(package, extra, f"reading {url}")
+        raise MissingExtraError(package, extra, f"access to {url}")
     import fsspec
 
-    # Each file system raises what its own library raises, so any exception here is one of the remote side.
-    failures = (Exception,)
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        system, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{url}: addresses of this kind are not known here ({error})") from error
+    return system, path
+
+
+@contextmanager
+def _open_fsspec(url: str, start: int, stop: int | None) -> Iterator[RemoteStream]:
+    # Each file system raises what its own library raises, so any exception here is one of the remote side.
+    failures = (Exception,)
+    system, path = file_system(url)
     try:
         opened = (
             system.open(path, "rb")

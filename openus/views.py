@@ -229,8 +229,8 @@ def fetched(outcome: Mapping[str, Mapping[str, Any]]) -> None:
                 out.print(f"  {path}", markup=False, soft_wrap=True)
 
 
-def build_table(result: BuildResult, seconds: float) -> None:
-    """The closing table of a build, and what is left for a person to do."""
+def build_table(result: BuildResult, place: str, seconds: float) -> None:
+    """The closing table of a build at `place`, and what is left for a person to do."""
     right = ("files", "frames", "kept", "rejected", "bytes", "time")
     table = _table(
         "source", "set", "files", "frames", "kept", "rejected", "why", "bytes", "time", right=right
@@ -253,7 +253,7 @@ def build_table(result: BuildResult, seconds: float) -> None:
         out.print(f"\n[bold]{count} {are} missing.[/] What to do for each:")
         troubles(result.missing)
     out.print(
-        f"\n{result.out}: done in {seconds:.1f} s. Check it with: openus verify {result.out}",
+        f"\n{place}: done in {seconds:.1f} s. Check it with: openus verify {place}",
         markup=False,
         soft_wrap=True,
     )

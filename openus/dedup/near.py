@@ -39,8 +39,10 @@ from openus.dedup.prints import (
     index_box,
     view_box,
 )
-from openus.dedup.search import pairs_between
-from openus.engine.local import run_tasks
+from openus.dedup.slabs import Slab, search_slab
+from openus.depot import Files
+from openus.engine.base import Engine
+from openus.pieces import Pieces, read_piece
 from openus.shards.parquet import read_parquet
 from openus.shards.writer import write_bytes, write_parquet
 
@@ -83,9 +85,10 @@ class Place:
         Raises:
             ValueError: it cannot be decoded.
         """
-        with self.path.open("rb") as file:
-            file.seek(self.at)
-            data = file.read(self.length)
+        return self.decoded(read_piece(self.path, self.at, self.length))
+
+    def decoded(self, data: bytes) -> Pixels:
+        """The picture of these bytes, read from this place."""
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
         if decoded is None:
             raise ValueError(f"{self.path}: the picture at byte {self.at} cannot be decoded")
@@ -117,7 +120,7 @@ def code_version() -> str:
     return hashlib.sha256(b"".join((here / name).read_bytes() for name in names)).hexdigest()[:12]
 
 
-def near_copies(chunks: Sequence[Chunk], store: Path, workers: int, report: Report) -> pa.Table:
+def near_copies(chunks: Sequence[Chunk], store: Path, engine: Engine, report: Report) -> pa.Table:
     """All near-copies among the pictures of `chunks`, as a table with the schema `PAIRS`, sorted by (a, b).
 
     `store` keeps what was found, with the names of the chunks that were compared; only new ones are compared again.
@@ -125,7 +128,7 @@ def near_copies(chunks: Sequence[Chunk], store: Path, workers: int, report: Repo
     todo = [chunk for chunk in chunks if not chunk.prints.exists()]
     total = sum(len(chunk.keys) for chunk in todo)
     report("fingerprint", 0, total)
-    for chunk, _ in run_tasks(print_chunk, todo, workers):
+    for chunk, _ in engine.run(print_chunk, todo, files=print_files):
         report("fingerprint", len(chunk.keys), total)
     known, compared = _load(store)
     present = {chunk.name for chunk in chunks}
@@ -133,8 +136,8 @@ def near_copies(chunks: Sequence[Chunk], store: Path, workers: int, report: Repo
     new = [chunk for chunk in chunks if chunk.name not in compared]
     known = [row for row in known if row["chunk_a"] in present and row["chunk_b"] in present]
     ordered = [*old, *new]
-    candidates = _candidates(ordered, len(old), threads=max(1, workers))
-    found = _confirm(ordered, candidates, workers, report)
+    candidates = _candidates(ordered, len(old), engine)
+    found = _confirm(ordered, candidates, engine, report)
     rows = sorted([*known, *found], key=lambda row: (row["a"], row["b"]))
     table = pa.Table.from_pylist(rows, schema=PAIRS)
     notes = {"code": code_version(), "compared": json.dumps(sorted(present))}
@@ -163,6 +166,11 @@ def print_chunk(chunk: Chunk) -> None:
         prints[row, VIEWS:], prints[row, :VIEWS] = fingerprint(place.pixels())
     header = json.dumps({"shape": prints.shape}).encode().ljust(64)
     write_bytes(chunk.prints, header + prints.tobytes())
+
+
+def print_files(chunk: Chunk) -> Files:
+    """What `print_chunk` reads and makes."""
+    return Files(needs=[*{place.path for place in chunk.places}], gives=[chunk.prints], back=[chunk.prints])
 
 
 def read_prints(chunk: Chunk) -> Prints:
@@ -236,7 +244,7 @@ class _Candidate:
     """(is it a window of a?, number of the query, number of the hash of the index)"""
 
 
-def _candidates(chunks: Sequence[Chunk], old: int, threads: int) -> list[_Candidate]:
+def _candidates(chunks: Sequence[Chunk], old: int, engine: Engine) -> list[_Candidate]:
     if old == len(chunks):
         return []
     strips = _strips(chunks)
@@ -249,7 +257,7 @@ def _candidates(chunks: Sequence[Chunk], old: int, threads: int) -> list[_Candid
         (strips.standing[fresh], strips.standing),
         (strips.standing[~fresh], strips.standing[fresh]),
     ):
-        meetings |= _meetings(strips, prints, queries, index, threads)
+        meetings |= _meetings(strips, prints, queries, index, engine)
     found = []
     for one, other in sorted(meetings):
         left, right = strips.members[one], strips.members[other]
@@ -270,7 +278,7 @@ def _meetings(
     prints: Sequence[Prints],
     queries: NDArray[np.int64],
     index: NDArray[np.int64],
-    threads: int,
+    engine: Engine,
 ) -> set[tuple[int, int]]:
     """Pairs of strips with representatives within the radius."""
     if not len(queries) or not len(index):
@@ -279,19 +287,17 @@ def _meetings(
     owners = np.repeat(index, INDEX_HASHES)
     met: set[tuple[int, int]] = set()
     each = VIEWS + INDEX_HASHES
-    for at in range(0, len(queries), max(1, _SLAB // each)):
-        part = queries[at : at + max(1, _SLAB // each)]
-        asked = np.repeat(part, each)
-        first, second, _ = pairs_between(
-            _gather(strips, prints, part, slice(None)),
-            hashes,
-            RADIUS,
-            query_group=strips.clip[asked],
-            index_group=strips.clip[owners],
-            threads=threads,
-        )
-        ends = np.stack([strips.strip[asked[first]], strips.strip[owners[second]]], axis=1)
-        met |= {(min(a, b), max(a, b)) for a, b in np.unique(ends, axis=0).tolist()}
+    step = max(1, _SLAB // each)
+
+    def slabs() -> Iterator[Slab]:
+        for at in range(0, len(queries), step):
+            part = queries[at : at + step]
+            clip, strip = (np.repeat(of[part], each) for of in (strips.clip, strips.strip))
+            yield _gather(strips, prints, part, slice(None)), clip, strip
+
+    shared = hashes, strips.clip[owners], strips.strip[owners]
+    for ends in engine.spread(search_slab, shared, slabs()):
+        met |= {(min(a, b), max(a, b)) for a, b in ends.tolist()}
     return met
 
 
@@ -345,7 +351,7 @@ class _Batch:
 
 
 def _confirm(
-    chunks: Sequence[Chunk], candidates: Sequence[_Candidate], workers: int, report: Report
+    chunks: Sequence[Chunk], candidates: Sequence[_Candidate], engine: Engine, report: Report
 ) -> list[dict[str, object]]:
     """The candidates that look alike, as rows of `PAIRS`."""
     keys = [key for chunk in chunks for key in chunk.keys]
@@ -357,7 +363,7 @@ def _confirm(
     ]
     report("compare", 0, len(candidates))
     found = []
-    for batch, outcomes in run_tasks(compare_batch, batches, workers):
+    for batch, outcomes in engine.run(compare_batch, batches):
         for (_, _, item), (score, box_a, box_b) in zip(batch.pairs, outcomes, strict=True):
             if score >= _KEPT_SCORE:
                 found.append(
@@ -374,8 +380,11 @@ def compare_batch(batch: _Batch) -> list[tuple[float, Box, Box]]:
     """Score and windows of each pair of a batch, the best of the windows that are to be tried."""
     cv2.setNumThreads(1)
     outcomes = []
+    places = list(dict.fromkeys(place for pair in batch.pairs for place in pair[:2]))
+    with Pieces() as pieces:
+        data = dict(zip(places, pieces.read((p.path, p.at, p.length) for p in places), strict=True))
     for place_a, place_b, item in batch.pairs:
-        a, b = place_a.pixels(), place_b.pixels()
+        a, b = place_a.decoded(data[place_a]), place_b.decoded(data[place_b])
         content_a, content_b = content_box(a), content_box(b)
         best = (-1.0, index_box(content_a, 0), index_box(content_b, 0))
         for of_a, query, number in item.windows:

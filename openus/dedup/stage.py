@@ -17,6 +17,7 @@ from openus.dedup.cine import spread, thin_clip
 from openus.dedup.decide import PRETRAIN, Decisions, Joins, decide
 from openus.dedup.near import PAIRS, Chunk, Place, code_version, near_copies
 from openus.dedup.search import pack
+from openus.engine.base import Engine
 from openus.manifest import CineSettings, DedupSettings
 from openus.shards.parquet import read_parquet
 from openus.shards.schema import DUPLICATES, REJECTED
@@ -39,7 +40,7 @@ class Deduplicated:
 
 
 def deduplicate(
-    specs: Sequence[ChunkSpec], settings: DedupSettings, work: Path, workers: int, report: Report
+    specs: Sequence[ChunkSpec], settings: DedupSettings, work: Path, engine: Engine, report: Report
 ) -> Deduplicated:
     """Thin cine, find copies among all samples of finished chunks, and decide which stay.
 
@@ -53,7 +54,7 @@ def deduplicate(
     report("dedup", 0, len(rows))
     facts = rows.select(list(FACTS)).to_pandas(use_threads=False)
     chunks = [chunk_of(spec, table) for spec, table in zip(specs, tables, strict=True)]
-    outcome = judge(facts, chunks, settings, work / "dedup" / "pairs.parquet", workers, report)
+    outcome = judge(facts, chunks, settings, work / "dedup" / "pairs.parquet", engine, report)
     report("dedup", len(rows), len(rows))
     kept = rows.append_column("cluster", pa.array(outcome.cluster, pa.string())).filter(
         pa.array(outcome.keep)
@@ -77,7 +78,7 @@ def judge(
     chunks: Sequence[Chunk],
     settings: DedupSettings,
     store: Path,
-    workers: int,
+    engine: Engine,
     report: Report,
 ) -> Conclusion:
     """Thin, look for copies, decide: over the pictures of `chunks`, of which `facts` has a row each with `FACTS`.
@@ -87,7 +88,7 @@ def judge(
     thinned = thin(facts, settings.cine)
     pairs = PAIRS.empty_table()
     if settings.near != "off":
-        pairs = near_copies(chunks, store, workers, report)
+        pairs = near_copies(chunks, store, engine, report)
     return conclude(facts, thinned, pairs, settings)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
+from openus.depot import Depot, Files
+from openus.engine.base import Engine
 from openus.errors import OpenUSError
 
 Task = TypeVar("Task")
@@ -23,12 +25,36 @@ Result = TypeVar("Result")
 class WorkerLostError(OpenUSError):
     """A worker process died (a crash in a native library, the system out of memory) while it ran `task`."""
 
-    def __init__(self, task: object, code: int | None) -> None:
+    def __init__(self, task: object, why: str) -> None:
         super().__init__(
-            f"a worker process died ({_ending(code)}) and the task it had died again when repeated; what is done is "
+            f"a worker process died ({why}) and the task it had died again when repeated; what is done is "
             "kept: run it again to go on, with fewer --workers if memory is short"
         )
-        self.task = task
+        self.task, self.why = task, why
+
+    def __reduce__(self) -> tuple[type[WorkerLostError], tuple[object, str]]:
+        return type(self), (self.task, self.why)
+
+
+class LocalEngine(Engine):
+    """Processes of this machine; with `workers` 0, this very process."""
+
+    def __init__(self, workers: int, depot: Depot) -> None:
+        self.workers, self.depot = workers, depot
+
+    def run(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Iterable[Task],
+        on_lost: Callable[[Task], Task | None] | None = None,
+        files: Callable[[Task], Files] | None = None,
+    ) -> Iterator[tuple[Task, Result]]:
+        return run_tasks(self.depot.around(function, files), tasks, self.workers, on_lost)
+
+    def spread(
+        self, function: Callable[[Any, Task, int], Result], shared: Any, tasks: Iterable[Task]
+    ) -> Iterator[Result]:
+        return (function(shared, task, max(1, self.workers)) for task in tasks)
 
 
 def run_tasks(
@@ -51,11 +77,11 @@ def run_tasks(
             yield task, function(task)
         return
     waiting = deque((task, task, 0) for task in tasks)  # as given, as run, lost so often
-    crew: dict[Any, _Worker[Task, Result]] = {}
+    crew: dict[Any, Worker[Task, Result]] = {}
     try:
         while waiting or crew:
             while waiting and len(crew) < workers:
-                worker = _idle.pop() if _idle else _Worker()
+                worker = _idle.pop() if _idle else Worker()
                 worker.function = function
                 worker.give(*waiting.popleft())
                 crew[worker.pipe] = worker
@@ -66,7 +92,7 @@ def run_tasks(
                     ok, answer = worker.take()
                 except (EOFError, OSError):
                     del crew[pipe]
-                    waiting.appendleft(_again(given, run, lost, worker.end(), on_lost))
+                    waiting.appendleft(instead_of(given, run, lost, worker.end(), on_lost))
                     continue
                 if waiting:  # before the result is handed on, so that nobody waits for the consumer
                     worker.give(*waiting.popleft())
@@ -83,7 +109,7 @@ def run_tasks(
             worker.end()
 
 
-_idle: list[_Worker[Any, Any]] = []
+_idle: list[Worker[Any, Any]] = []
 _keep: list[None] = []  # one for each `kept_workers` that is entered
 
 
@@ -99,25 +125,25 @@ def kept_workers() -> Iterator[None]:
             _idle.pop().end()
 
 
-def _let_go(worker: _Worker[Any, Any]) -> None:
+def _let_go(worker: Worker[Any, Any]) -> None:
     if _keep:
         _idle.append(worker)
     else:
         worker.end()
 
 
-def _again(
+def instead_of(
     given: Task, run: Task, lost: int, code: int | None, on_lost: Callable[[Task], Task | None] | None
 ) -> tuple[Task, Task, int]:
     instead = on_lost(run) if on_lost is not None else None
     if instead is not None:
         return given, instead, 0
     if lost:
-        raise WorkerLostError(given, code)
+        raise WorkerLostError(given, ending(code))
     return given, run, lost + 1
 
 
-class _Worker(Generic[Task, Result]):
+class Worker(Generic[Task, Result]):
     """One process and the pipe to it."""
 
     function: Callable[[Task], Result]
@@ -127,7 +153,7 @@ class _Worker(Generic[Task, Result]):
         # Spawned, not forked: a fork would copy locks held by threads of native libraries.
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
 
@@ -149,7 +175,7 @@ class _Worker(Generic[Task, Result]):
         return code
 
 
-def _serve(pipe: Any) -> None:
+def serve(pipe: Any) -> None:
     """What a worker process does: one (function, task) after the other, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -183,7 +209,8 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _ending(code: int | None) -> str:
+def ending(code: int | None) -> str:
+    """How a process ended, for people."""
     if code is not None and code < 0:
         try:
             return signal.Signals(-code).name

@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 
 from openus.decode.frame import Pixels
+from openus.pieces import read_piece
 
 TILE = 148
 _QUALITY = 70
@@ -33,9 +34,7 @@ class Shelf:
         """The grey picture of a row, uint8 [H, W]; None where its shard is elsewhere or its bytes are damaged."""
         place = self._places.get((row["set"], row["shard"]))
         try:
-            with (place or Path(row["shard"])).open("rb") as file:
-                file.seek(int(row["offset"]))
-                data = file.read(int(row["size"]))
+            data = read_piece(place or Path(row["shard"]), int(row["offset"]), int(row["size"]))
         except OSError:
             return None
         if not data:

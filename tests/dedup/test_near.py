@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 from openus.dedup.near import Chunk, Place, near_copies, print_chunk
+from openus.depot import Depot
+from openus.engine.local import LocalEngine
 from tests.helpers.pictures import scan
+
+HERE = LocalEngine(0, Depot(Path()))
 
 
 def chunk(folder: Path, name: str, pictures: Sequence[np.ndarray], clip: str = "") -> Chunk:
@@ -64,7 +68,7 @@ def chunks(tmp_path_factory: pytest.TempPathFactory) -> list[Chunk]:
 
 
 def test_planted_copies_and_nothing_else(tmp_path: Path, chunks: list[Chunk]) -> None:
-    found = near_copies(chunks, tmp_path / "pairs.parquet", 0, silent).to_pylist()
+    found = near_copies(chunks, tmp_path / "pairs.parquet", HERE, silent).to_pylist()
     sure = {(row["a"], row["b"]) for row in found if row["score"] >= 0.88}
     stills = {("changed_0", "stills_0"), ("changed_1", "stills_1"), ("changed_3", "stills_2")}
     assert stills <= sure
@@ -80,13 +84,13 @@ def test_planted_copies_and_nothing_else(tmp_path: Path, chunks: list[Chunk]) ->
 def test_adding_chunks_one_by_one_finds_the_same(
     tmp_path: Path, chunks: list[Chunk], order: tuple[int, ...]
 ) -> None:
-    whole = near_copies(chunks, tmp_path / "whole.parquet", 2, silent)
+    whole = near_copies(chunks, tmp_path / "whole.parquet", LocalEngine(2, Depot(Path())), silent)
     store = tmp_path / "grown.parquet"
     for count in range(1, 5):
-        grown = near_copies([chunks[i] for i in order[:count]], store, 0, silent)
+        grown = near_copies([chunks[i] for i in order[:count]], store, HERE, silent)
     assert grown.equals(whole)
     assert store.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
-    without = near_copies([chunks[0], chunks[2], chunks[3]], store, 0, silent)
+    without = near_copies([chunks[0], chunks[2], chunks[3]], store, HERE, silent)
     assert {key.split("_")[0] for row in without.to_pylist() for key in (row["a"], row["b"])} == {
         "clip",
         "again",
@@ -101,23 +105,23 @@ def test_only_what_is_new_is_looked_at(tmp_path: Path, chunks: list[Chunk]) -> N
             looked.append(total or 0)
 
     store = tmp_path / "pairs.parquet"
-    near_copies(chunks[:3], store, 0, count)
-    near_copies(chunks[:3], store, 0, count)
-    near_copies(chunks, store, 0, count)
-    near_copies(chunks, tmp_path / "other.parquet", 0, count)
+    near_copies(chunks[:3], store, HERE, count)
+    near_copies(chunks[:3], store, HERE, count)
+    near_copies(chunks, store, HERE, count)
+    near_copies(chunks, tmp_path / "other.parquet", HERE, count)
     assert looked[1] == 0
     assert looked[0] > 0 and looked[2] > 0 and looked[0] + looked[2] == looked[3]
 
 
 def test_a_damaged_store_is_made_anew(tmp_path: Path, chunks: list[Chunk]) -> None:
     store = tmp_path / "pairs.parquet"
-    whole = near_copies(chunks, store, 0, silent)
+    whole = near_copies(chunks, store, HERE, silent)
     store.write_bytes(store.read_bytes()[:100])
-    assert near_copies(chunks, store, 0, silent).equals(whole)
+    assert near_copies(chunks, store, HERE, silent).equals(whole)
 
 
 def test_a_chunk_may_be_empty_and_bytes_may_be_no_picture(tmp_path: Path) -> None:
-    assert len(near_copies([chunk(tmp_path, "none", [])], tmp_path / "p.parquet", 0, silent)) == 0
+    assert len(near_copies([chunk(tmp_path, "none", [])], tmp_path / "p.parquet", HERE, silent)) == 0
     broken = chunk(tmp_path, "broken", [scan(1)])
     broken.places[0].path.write_bytes(b"not a picture at all")
     with pytest.raises(ValueError, match="cannot be decoded"):
