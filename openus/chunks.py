@@ -14,8 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +23,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from openus.archives import Member, Tree
+from openus.archives import Member
+from openus.chunkspec import (
+    CHUNK_ROW,
+    ChunkSpec,
+    Tally,
+    read_rejected,
+    read_tally,
+    sample_key,
+    without_culprit,
+)
 from openus.clean import Cleaned, Refused, clean_frames
 from openus.clean.before import Before
 from openus.codecs import encode
@@ -32,111 +40,18 @@ from openus.decode import open_media
 from openus.decode.frame import Frame, Media, Pixels
 from openus.decode.original import original
 from openus.dedup.hashes import phash, pixel_sha256
-from openus.engine.watch import REASONS, Culprits, Watch, scratch
+from openus.engine.watch import REASONS, Watch, scratch
 from openus.errors import ArchiveError, DecodeError, OpenUSError
-from openus.manifest import CleanSettings, Encoding, FramePolicy, Stack
+from openus.manifest import Encoding
 from openus.select import Selected
-from openus.shards.schema import QUALITY, REJECTED, ROW
+from openus.shards.schema import QUALITY, REJECTED
 from openus.sources import mask_of, transform_of
 from openus.stack import StackedClip, open_clip
 from openus.tables import Tables
 
+__all__ = ["ChunkSpec", "Tally", "read_rejected", "read_tally", "run_chunk", "sample_key", "without_culprit"]
+
 log = logging.getLogger(__name__)
-_OMIT = ("shard", "offset", "size", "cluster")
-CHUNK_ROW = pa.schema(
-    [ROW.field(name) for name in ROW.names if name not in _OMIT]
-    + [pa.field(n, pa.int64(), nullable=False) for n in ("at", "length", "mask_at", "mask_length")]
-    + [pa.field("before", pa.binary(), nullable=False)]  # a small JPEG of the frame as it came, for a few
-)
-
-
-@dataclass(frozen=True)
-class ChunkSpec:
-    """Everything a worker needs, and nothing else; its hash names the result."""
-
-    source: str
-    set: str
-    anatomy: str
-    licence: str
-    redistribution: str
-    tree: Tree
-    members: tuple[Selected, ...]
-    policy: FramePolicy
-    clean: CleanSettings
-    encoding: Encoding
-    masks: bool
-    mask_threshold: int | None
-    code: str | None
-    folder: Path
-    number: int
-    fingerprint: str
-    """Identity of the input bytes and of the code, made by the caller."""
-    stack: Stack | None = None
-    shown: Mapping[str, int] = field(default_factory=dict)
-    """Of which members how many frames are kept as they came, for the report."""
-    seed: int = 0
-    seconds: float = 600.0
-    """What decoding one file may take, and a second more for each of its frames; 0 for no limit."""
-
-    @functools.cached_property
-    def name(self) -> str:
-        facts = [
-            self.source,
-            self.set,
-            self.anatomy,
-            self.licence,
-            self.redistribution,
-            self.fingerprint,
-            self.code,
-            self.policy.model_dump(),
-            self.clean.model_dump(),
-            self.encoding.model_dump(),
-            self.masks,
-            self.mask_threshold,
-            (self.seed, sorted(self.shown.items())) if self.shown else None,
-            [
-                (m.path, m.member, m.size, dict(m.labels), m.patient, m.clip, m.split, m.mask, m.rows)
-                for m in self.members
-            ],
-        ]
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-        return f"{self.number:06d}-{digest[:20]}"
-
-    @property
-    def rows_path(self) -> Path:
-        return self.folder / f"{self.name}.parquet"
-
-    @property
-    def bytes_path(self) -> Path:
-        return self.folder / f"{self.name}.bin"
-
-    @property
-    def culprits(self) -> Culprits:
-        """Members that ended their process; they are rejected unread."""
-        return Culprits(self.folder / f"{self.name}.culprits")
-
-
-@dataclass
-class Tally:
-    """Counts of one chunk or source. `announced` are frames the containers hold, before any policy."""
-
-    members: int = 0
-    announced: int = 0
-    decoded: int = 0
-    kept: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    """Time spent, summed over the workers; for people only, no result depends on it."""
-
-    def add(self, other: Tally) -> None:
-        for name in self.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-def sample_key(source: str, member: str, index: int) -> str:
-    """A short name of a sample, the same in every build: slug and 80 bits of a hash of its origin; no dots."""
-    origin = "\0".join((source, member, str(index)))
-    return f"{source}_{hashlib.sha256(origin.encode()).hexdigest()[:20]}"
 
 
 def run_chunk(spec: ChunkSpec) -> Tally:
@@ -163,18 +78,6 @@ def run_chunk(spec: ChunkSpec) -> Tally:
 def _temporary(path: Path) -> Path:
     """Named after this process: a worker whose build was killed may live on for a moment."""
     return path.with_name(f"{path.name}.{os.getpid()}.part")
-
-
-def read_tally(path: Path) -> Tally:
-    """The counts a finished chunk carries."""
-    metadata = pq.read_schema(path).metadata
-    return Tally(**json.loads(metadata[b"tally"]))
-
-
-def read_rejected(path: Path) -> list[dict[str, Any]]:
-    """The rows a finished chunk did not keep."""
-    rows: list[dict[str, Any]] = json.loads(pq.read_schema(path).metadata[b"rejected"])
-    return rows
 
 
 def _write_rows(spec: ChunkSpec, maker: _Maker) -> None:
@@ -404,14 +307,3 @@ def _unchanged(frame: Frame, cleaned: Cleaned, encoding: Encoding) -> bytes | No
         return None
     same = np.array_equal(cleaned.pixels, frame.pixels)
     return original(frame.file, encoding.format) if same else None
-
-
-def without_culprit(spec: ChunkSpec) -> ChunkSpec | None:
-    """After the death of a worker: the chunk without the file that was being read, or None if that is unknown."""
-    name = spec.culprits.blame(dead=True)
-    if name is None:
-        return None
-    log.warning(
-        "%s: %s: a worker process died of it; it is left out and listed as rejected", spec.source, name
-    )
-    return spec

@@ -15,7 +15,17 @@ from openus import __version__
 from openus.errors import CorpusError
 from openus.select import Selected
 
-_CODE = ("archives", "archives.py", "chunks.py", "clean", "codecs.py", "decode", "dedup/hashes.py", "sources")
+_CODE = (
+    "archives",
+    "archives.py",
+    "chunks.py",
+    "chunkspec.py",
+    "clean",
+    "codecs.py",
+    "decode",
+    "dedup/hashes.py",
+    "sources",
+)
 
 
 @functools.cache
