@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +24,28 @@ class PatchEmbed(nn.Module):
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+# Who computes attention: "sdpa", PyTorch's fused kernels; "short", ours for at most 256 tokens
+# (`usfmae.model.short_attention`), an error where they cannot run; "auto", ours wherever they can.
+ATTENTION = "sdpa"
+HAS_TRITON = find_spec("triton") is not None
+
+
+def attend(q: Tensor | None, source: Tensor) -> Tensor:
+    """Scaled dot-product attention -> [B,M,H,d], by the kernels that `ATTENTION` names.
+
+    Self-attention: q is None and source [B,T,3,H,d] holds queries, keys and values. Otherwise q [B,M,H,d] asks and
+    source [B,T,2,H,d] holds keys and values.
+    """
+    if ATTENTION == "short" or (ATTENTION == "auto" and HAS_TRITON and source.is_cuda):
+        from usfmae.model import short_attention
+
+        if ATTENTION == "short" or short_attention.fits(q, source):
+            return short_attention.attend(q, source)
+    q, k, v = source.unbind(2) if q is None else (q, *source.unbind(2))
+    return fused(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention of [B,H,M,d] over [B,H,T,d].
 
     PyTorch's fused kernels, but for bfloat16 on a CPU, where the plain products are the faster ones
@@ -36,7 +59,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over [B,T,D] (Vaswani et al. 2017), by PyTorch's fused kernels."""
+    """Multi-head self-attention over [B,T,D] (Vaswani et al. 2017)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -49,13 +72,12 @@ class Attention(nn.Module):
         b, t, d = x.shape
         shape = (self.num_heads, d // self.num_heads)
         if last is None:
-            q, k, v = self.qkv(x).view(b, t, 3, *shape).unbind(2)
+            y = attend(None, self.qkv(x).view(b, t, 3, *shape))
         else:
             weight, bias = self.qkv.weight, self.qkv.bias
             q = F.linear(x[:, -last:], weight[:d], bias[:d]).view(b, last, *shape)
-            k, v = F.linear(x, weight[d:], bias[d:]).view(b, t, 2, *shape).unbind(2)
-        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        result: Tensor = self.proj(y.transpose(1, 2).reshape(b, -1, d))
+            y = attend(q, F.linear(x, weight[d:], bias[d:]).view(b, t, 2, *shape))
+        result: Tensor = self.proj(y.reshape(b, -1, d))
         return result
 
 
@@ -72,10 +94,8 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         b, m, d = x.shape
         shape = (self.num_heads, d // self.num_heads)
-        q = self.q(x).view(b, m, *shape)
-        k, v = self.kv(source).view(b, source.shape[1], 2, *shape).unbind(2)
-        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        result: Tensor = self.proj(y.transpose(1, 2).reshape(b, m, d))
+        y = attend(self.q(x).view(b, m, *shape), self.kv(source).view(b, source.shape[1], 2, *shape))
+        result: Tensor = self.proj(y.reshape(b, m, d))
         return result
 
 
