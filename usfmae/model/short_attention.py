@@ -217,21 +217,45 @@ def _rest(size: int, block: int) -> int:
     return 16 if size % block <= 16 else block
 
 
+def forward(q: Tensor | None, source: Tensor, cut: Tiles | None = None) -> tuple[Tensor, Tensor]:
+    """`attend` without autograd, and the log2 of the summed exponentials of each row's scores, float32 [B,H,M]."""
+    queries, k, v = _parts(q, source)
+    (b, m, h, d), t = queries.shape, k.shape[1]
+    out, lse = queries.new_empty(b, m, h, d), queries.new_empty(b, h, m, dtype=torch.float32)
+    cut, padded = cut or tiles(m, t, d), max(16, triton.next_power_of_2(t))
+    with torch.cuda.device_of(source):
+        _forward[(b * h,)](
+            queries, k, v, out, lse, *queries.stride()[:3], *k.stride()[:3], d**-0.5 * LOG2E,
+            H=h, M=m, T=t, D=d, BM=cut.queries, TP=padded, num_warps=cut.warps, num_stages=2,
+        )  # fmt: skip
+    return out, lse
+
+
+def backward(
+    q: Tensor | None, source: Tensor, out: Tensor, lse: Tensor, dout: Tensor, cut: Tiles | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of q (empty where it is None) and source, contiguous; out and lse as `forward` gave them."""
+    (queries, k, v), dout = _parts(q, source), _dense(dout)
+    (b, m, h, d), t = queries.shape, k.shape[1]
+    dq, dsource = source.new_empty(0 if q is None else q.shape), source.new_empty(source.shape)
+    into, dk, dv = _parts(None if q is None else dq, dsource)
+    cut = cut or tiles(m, t, d)
+    with torch.cuda.device_of(source):
+        _backward[(b * h,)](
+            queries, k, v, out, lse, dout, into, dk, dv,
+            *queries.stride()[:3], *k.stride()[:3], *dout.stride()[:3], *into.stride()[:3], *dk.stride()[:3],
+            d**-0.5, d**-0.5 * LOG2E, H=h, M=m, T=t, D=d,
+            BM=cut.back_queries, LM=_rest(m, cut.back_queries), BN=cut.back_keys, LN=_rest(t, cut.back_keys),
+            num_warps=cut.back_warps, num_stages=1,
+        )  # fmt: skip
+    return dq, dsource
+
+
 @torch.library.custom_op(
     "usfmae::short_attention", mutates_args=(), schema="(Tensor? q, Tensor source) -> (Tensor, Tensor)"
 )
 def _attention(q: Tensor | None, source: Tensor) -> tuple[Tensor, Tensor]:
-    """`attend`, and the log2 of the summed exponentials of each row's scores, float32 [B,H,M]."""
-    queries, k, v = _parts(q, source)
-    (b, m, h, d), t = queries.shape, k.shape[1]
-    out, lse = queries.new_empty(b, m, h, d), queries.new_empty(b, h, m, dtype=torch.float32)
-    cut = tiles(m, t, d)
-    padded = max(16, triton.next_power_of_2(t))
-    _forward[(b * h,)](
-        queries, k, v, out, lse, *queries.stride()[:3], *k.stride()[:3], d**-0.5 * LOG2E,
-        H=h, M=m, T=t, D=d, BM=cut.queries, TP=padded, num_warps=cut.warps, num_stages=2,
-    )  # fmt: skip
-    return out, lse
+    return forward(q, source)
 
 
 @torch.library.custom_op(
@@ -242,20 +266,7 @@ def _attention(q: Tensor | None, source: Tensor) -> tuple[Tensor, Tensor]:
 def _gradients(
     q: Tensor | None, source: Tensor, out: Tensor, lse: Tensor, dout: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of q (empty where it is None) and source, contiguous."""
-    (queries, k, v), dout = _parts(q, source), _dense(dout)
-    (b, m, h, d), t = queries.shape, k.shape[1]
-    dq, dsource = source.new_empty(0 if q is None else q.shape), source.new_empty(source.shape)
-    into, dk, dv = _parts(None if q is None else dq, dsource)
-    cut = tiles(m, t, d)
-    _backward[(b * h,)](
-        queries, k, v, out, lse, dout, into, dk, dv,
-        *queries.stride()[:3], *k.stride()[:3], *dout.stride()[:3], *into.stride()[:3], *dk.stride()[:3],
-        d**-0.5, d**-0.5 * LOG2E, H=h, M=m, T=t, D=d,
-        BM=cut.back_queries, LM=_rest(m, cut.back_queries), BN=cut.back_keys, LN=_rest(t, cut.back_keys),
-        num_warps=cut.back_warps, num_stages=1,
-    )  # fmt: skip
-    return dq, dsource
+    return backward(q, source, out, lse, dout)
 
 
 @_attention.register_fake
