@@ -22,6 +22,7 @@ from usfmae.tasks.classify import ClassificationTask, answers_of
 from usfmae.tasks.compare import Answers, mean_scores, paired
 from usfmae.tasks.metrics import point_estimates
 from usfmae.tasks.recipe import load_recipe
+from usfmae.tasks.table import write_tables
 
 Cli = Callable[..., Ended]
 BASE = load_recipe("finetune-base")
@@ -88,6 +89,37 @@ def test_a_better_model_is_found_and_luck_is_not() -> None:
     assert 0.01 <= below <= 0.25
     held = np.mean([one["auroc"].low <= 0 <= one["auroc"].high for one in luck])
     assert held >= 0.85
+
+
+def test_a_fold_of_one_class_has_no_auroc_and_the_table_says_so(tmp_path: Path) -> None:
+    """Means leave such a fold out; where all are such, a dash stands there."""
+    whole, other = fold(0, 1.0), fold(1, 0.5)
+    rows = np.flatnonzero(whole.columns["targets"] == 1)
+    alone, another = whole.take(rows), other.take(rows)
+    scores = mean_scores([[whole, alone]], 50)
+    assert scores["auroc"]["value"] == pytest.approx(mean_scores([[whole]], 0)["auroc"]["value"])
+    found = paired([[alone]], [[another]], 50)
+    assert found["auroc"].value is None and found["accuracy"].value is not None
+    over = {
+        name: {"mean": score["value"], "sd": None, "runs": 1}
+        for name, score in mean_scores([[alone]], 0).items()
+    }
+    cell = {
+        "scores": mean_scores([[alone]], 50), "over_runs": over, "folds": 1, "seeds": 1, "runs": 1,
+        "runs_with_leaks": 1, "without_leaks": over,
+    }  # fmt: skip
+    difference = {name: vars(value) for name, value in found.items()}
+    facts = {"title": "t", "published": {}, "protocol": "p", "shown": list(ClassificationTask.shown)}
+    result = {
+        "models": ["a", "b_1"], "benchmarks": {"x": facts}, "failed": [],
+        "cells": {"a": {"x": cell}, "b_1": {"x": cell | {"reference_minus_this": difference}}},
+    }  # fmt: skip
+    write_tables(tmp_path, result)
+    text = (tmp_path / "table.md").read_text()
+    assert (
+        "| – |" in text and "without leaked test samples" in text and "Some test samples also stand" in text
+    )
+    assert r"b\_1 & " in (tmp_path / "table.tex").read_text() and json.dumps(result, allow_nan=False)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
 from openus.errors import CorpusError, OpenUSError, UsageError
 from openus.manifest import Benchmark
+from openus.shards.schema import ROW
 from tests.helpers.corpus import make_corpus
 from tests.tasks.conftest import Ended
 from usfmae.model.weights import WeightsError, load_weights
@@ -200,6 +203,29 @@ def test_set_absent_from_the_corpus(usfmae: Cli, tmp_path: Path) -> None:
         (["-b", "bus-bra", "--scratch", "tiny", "--set", "lr=-1"], "lr is -1.0, expected 0 to 10"),
         (["-b", "bus-bra", "--scratch", "tiny", "--set", "augment.rotat=3"], "did you mean 'rotate'"),
         (["-b", "bus-bra", "--scratch", "tiny", "--device", "cuda:7"], "no device 'cuda:7'"),
+        (
+            ["-b", "bus-bra", "--scratch", "tiny", "--set", "augment.rotate=-5"],
+            "rotate is -5.0, expected 0 to 180",
+        ),
+        (
+            ["-b", "bus-bra", "--scratch", "tiny", "--set", "augment.zoom=[0, 1]"],
+            "magnifications of 0.1 to 10",
+        ),
+        (
+            [
+                "-b",
+                "bus-bra",
+                "--model",
+                "test_resnet",
+                "--set",
+                "size=32",
+                "--set",
+                "epochs=1",
+                "--set",
+                "monitor=aurc",
+            ],
+            "no validation score 'aurc' to choose the epoch by; did you mean 'auroc'",
+        ),
     ],
 )
 def test_wrong_use(usfmae: Cli, words: list[str], message: str, corpus: Path, tmp_path: Path) -> None:
@@ -235,6 +261,55 @@ def test_nan_weights_and_another_architecture(weights: Path, tmp_path: Path) -> 
     torch.save({"conv1.weight": torch.zeros(8, 3, 7, 7), "fc.bias": torch.zeros(2)}, tmp_path / "cnn.pt")
     with pytest.raises(OpenUSError, match=r"cnn.pt: not the weights of a ViT or MAE"):
         build(Start(weights=str(tmp_path / "cnn.pt")), outputs=2, size=48)
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
+def test_weights_of_another_timm_model_never_leave_it_random(model: str, tmp_path: Path) -> None:
+    """timm itself only logs the keys it cannot use, and goes on with random ones."""
+    own = timm.create_model(model, num_classes=7)
+    save_file(own.state_dict(), tmp_path / "own.safetensors")
+    network = build(Start(timm=model, weights=str(tmp_path / "own.safetensors")), outputs=2, size=160)
+    key = "blocks.0.attn.qkv.weight" if model == "test_vit" else "layer1.0.conv1.weight"
+    assert torch.equal(network.body.state_dict()[key], own.state_dict()[key])
+    other = "test_vit" if model == "test_resnet" else "test_resnet"
+    message = (
+        rf"own.safetensors: not the weights of timm's '{other}': \d+ missing \(first: .*\d+ left over \(first"
+    )
+    with pytest.raises(WeightsError, match=message):
+        build(Start(timm=other, weights=str(tmp_path / "own.safetensors")), outputs=2, size=160)
+    wide = {k: torch.cat([v, v]) if v.ndim else v for k, v in own.state_dict().items()}
+    save_file(wide, tmp_path / "wide.safetensors")
+    with pytest.raises(
+        WeightsError, match=rf"wide.safetensors: not the weights of timm's '{model}'.*size mismatch"
+    ):
+        build(Start(timm=model, weights=str(tmp_path / "wide.safetensors")), outputs=2, size=160)
+
+
+def test_samples_without_a_label_are_told(usfmae: Cli, corpus: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "c"
+    shutil.copytree(corpus, copy)
+    for path in (copy / "manifest").glob("bus-bra-0*.parquet"):
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            if row["key"].endswith("1"):
+                row["labels"] = {}
+        path.chmod(0o644)
+        pq.write_table(pa.Table.from_pylist(rows, schema=ROW), path)
+    words = [
+        "-b",
+        "bus-bra",
+        "--model",
+        "test_resnet",
+        "-r",
+        "finetune-demo",
+        "--set",
+        "epochs=1",
+        "--set",
+        "size=32",
+    ]
+    end = usfmae("finetune", copy, *words, "--fold", 1, "-o", tmp_path / "o", "--device", "cpu")
+    assert end.returncode == 0 and "note: 12 samples of the set carry no label" in end.stdout
+    assert json.loads((tmp_path / "o" / "metrics.json").read_text())["unlabelled"] == 12
 
 
 def test_labels_missing_or_unknown(corpus: Path) -> None:

@@ -7,7 +7,9 @@ prediction cannot disagree on it. Its `architecture` is plain JSON, enough to bu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -223,8 +225,7 @@ def from_state(
 def _load_body(body: Any, state: Mapping[str, Tensor], where: str) -> None:
     """All but the classifier; positions are resampled to the body's grid."""
     own = body.state_dict()
-    classifier = body.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    heads = _heads(body)
     fit: dict[str, Tensor] = {}
     for key, value in state.items():
         if key.startswith(heads):
@@ -284,12 +285,61 @@ def _create_timm(
     wishes: tuple[dict[str, Any], ...] = ({**sized, **paths}, paths, {})
     for extra in wishes:
         try:
-            return timm.create_model(name, **options, **extra)
+            with _loading() as loads:
+                body = timm.create_model(name, **options, **extra)
         except TypeError:
             continue  # this family takes no image size, or no drop path
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, KeyError) as error:
             raise _cannot_create(name, source, size, file, error) from error
+        if source:
+            _account(body, loads, file, name)
+        return body
     raise UsageError(f"timm cannot build '{name}' with {channels} input channels and {outputs} outputs")
+
+
+@contextmanager
+def _loading() -> Iterator[list[Any]]:
+    """What every `load_state_dict` inside reports: timm only writes it to its log."""
+    loads: list[Any] = []
+    load = nn.Module.load_state_dict
+
+    def recorded(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        loads.append(load(self, *args, **kwargs))
+        return loads[-1]
+
+    nn.Module.load_state_dict = recorded  # type: ignore[method-assign]
+    log, level = logging.getLogger("timm"), logging.getLogger("timm").level
+    log.setLevel(logging.ERROR)  # its warning names every key there is
+    try:
+        yield loads
+    finally:
+        nn.Module.load_state_dict = load  # type: ignore[method-assign]
+        log.setLevel(level)
+
+
+def _account(body: Any, loads: Sequence[Any], file: str, name: str) -> None:
+    """WeightsError where a file left a part of the network random, or holds what the network has no place for."""
+    spared = (*_heads(body), "decoder", "mask_token")
+    missing, left = (
+        [key for load in loads for key in getattr(load, kind) if not key.startswith(spared)]
+        for kind in ("missing_keys", "unexpected_keys")
+    )
+    if missing or left:
+        found = [
+            f"{len(keys)} {what} (first: {keys[0]})"
+            for what, keys in (("missing", missing), ("left over", left))
+            if keys
+        ]
+        raise WeightsError(
+            f"{file}: not the weights of timm's '{name}': {', '.join(found)}; give the name of their model with "
+            "--model, or leave --model away for a ViT"
+        )
+
+
+def _heads(body: Any) -> tuple[str, ...]:
+    """How the names of a timm model's classifier begin."""
+    classifier = body.pretrained_cfg.get("classifier") or ()
+    return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
 
 
 def _cannot_create(

@@ -46,6 +46,17 @@ class AugmentSettings:
     erase: float = 0.0
     """Chance that a box of 2 to 20 % of the area is blackened."""
 
+    def __post_init__(self) -> None:
+        limits = {"rotate": 180.0, "gamma": 4.0, "contrast": 4.0, "stretch": 2.0}
+        for item in dataclasses.fields(self):
+            value, high = getattr(self, item.name), limits.get(item.name, 1.0)
+            if item.name != "zoom" and not 0 <= value <= high:
+                raise UsageError(f"recipe: augment.{item.name} is {value}, expected 0 to {high:g}")
+        if not 0.1 <= self.zoom[0] <= self.zoom[1] <= 10:
+            raise UsageError(
+                f"recipe: augment.zoom is {list(self.zoom)}, expected two magnifications of 0.1 to 10 in order"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRecipe:

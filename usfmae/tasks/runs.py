@@ -60,6 +60,8 @@ def run(job: Job, folder: Path, device: torch.device, quiet: bool = False) -> di
     outcome = _evaluate(job, network, samples)
     result = outcome.result | _facts(job, fitted, objective.monitor, train, device)
     result |= {"validation": dict(fitted.best), "fingerprint": fingerprint}
+    if job.task.data.unlabelled:
+        notes.append(f"{job.task.data.unlabelled} samples of the set carry no label, and are in no part")
     result["notes"] = notes + result["notes"]
     _write(job, network, fitted, outcome, result, folder)
     return result

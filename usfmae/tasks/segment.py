@@ -26,10 +26,9 @@ _SHEET = 12  # images of the test part that are kept for the picture
 class SegmentationObjective:
     """Cross-entropy plus soft Dice over the foreground (Milletari et al. 2016), equal parts."""
 
-    monitor = "dice"
-
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, monitor: str = "") -> None:
         self.classes = classes
+        self.monitor = monitor or "dice"
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Logits float [B, 1 + C, S, S] and masks uint8 [B, S, S]."""
@@ -77,7 +76,7 @@ class SegmentationTask(Task):
         return dress(network, self.maps, self.recipe.size)
 
     def objective(self, train: Ints, val: Ints) -> SegmentationObjective:
-        return SegmentationObjective(self.maps)
+        return SegmentationObjective(self.maps, self.recipe.monitor)
 
     def evaluate(self, run: Run, split: Split) -> Outcome:
         columns: dict[str, dict[str, Any]] = {}

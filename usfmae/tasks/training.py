@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openus.errors import OpenUSError, UsageError
+from openus.errors import OpenUSError, UsageError, did_you_mean
 from usfmae.model.weights import write_atomic
 from usfmae.tasks.augment import augment, draw
 from usfmae.tasks.models import Network
@@ -121,6 +121,11 @@ def fit(
         began = time.monotonic()
         loss = _train_epoch(network, forward, train, objective, recipe, optimizer, average, seed, epoch, run)
         scores = _score(network, average, val, objective, recipe)
+        if objective.monitor not in scores:
+            raise UsageError(
+                f"recipe '{recipe.name}': no validation score '{objective.monitor}' to choose the epoch by"
+                f"{did_you_mean(objective.monitor, scores)} (known: {', '.join(sorted(scores))})"
+            )
         run.epoch, run.seconds = epoch, run.seconds + time.monotonic() - began
         run.history.append({"epoch": epoch, "train_loss": loss, **{f"val_{k}": v for k, v in scores.items()}})
         if run.best_epoch < 0 or _better(scores, run.best, objective.monitor):
