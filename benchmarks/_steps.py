@@ -61,9 +61,12 @@ def config_of(size: str, **changes: Any) -> MAEConfig:
     )
 
 
-def ours(name: str, config: MAEConfig, device: torch.device, compiled: bool) -> Contestant:
-    """This package's network."""
+def ours(
+    name: str, config: MAEConfig, device: torch.device, compiled: bool, *, narrow: bool = False
+) -> Contestant:
+    """This package's network; narrow: the residual stream in bfloat16 too (the recipe's bf16-residual)."""
     model = MAE(config).to(device)
+    model.narrow = narrow
     called = torch.compile(model) if compiled else model
     return Contestant(name, model, lambda x: called(x).loss, adamw(model, device, fused=True), device)
 

@@ -122,9 +122,9 @@ def measure(session: Session, size: str, who: str, compiled: bool) -> Result:
 
 
 def build(who: str, config: MAEConfig, device: torch.device, compiled: bool) -> Contestant:
-    """`full` and `cross` are ours; `peer` is transformers at its best, `reference` its plain form."""
+    """`full` and `cross` are ours, at bf16-residual; `peer` is transformers at its best, `reference` its plain form."""
     if who in ("full", "cross"):
-        return ours(who, config, device, compiled)
+        return ours(who, config, device, compiled, narrow=True)
     return peer(who, config, device, compiled, best=who == "peer")
 
 
@@ -146,7 +146,7 @@ def fed(session: Session, tiny: bool, workers: int, data: Path | None) -> dict[s
             whole = {"size": "base", "embed_dim": 0, "depth": 0, "num_heads": 0, "img_size": 224, "patch_size": 16,
                      "decoder_embed_dim": 512, "decoder_depth": 8, "decoder_num_heads": 16}  # fmt: skip
             changes += [f"model.{name}={value}" for name, value in whole.items()] + [
-                "training.precision=bf16"
+                "training.precision=bf16-residual"
             ]
         recipe = load_recipe("demo", changes)
         pretrain(

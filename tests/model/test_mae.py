@@ -228,3 +228,22 @@ def test_config_round_trip_and_unknown_field() -> None:
 def test_wrong_image_size_names_what_is_wanted() -> None:
     with pytest.raises(ValueError, match=r"wants images \[B,1,48,48\], found \[2, 3, 48, 48\]"):
         MAE(small())(torch.randn(2, 3, 48, 48))
+
+
+def test_a_narrow_stream_is_bfloat16_and_close_to_the_exact_one() -> None:
+    config = MAEConfig(
+        img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, decoder_embed_dim=32, decoder_depth=2,
+        decoder_num_heads=2,
+    )  # fmt: skip
+    for decoder in ("full", "cross"):
+        torch.manual_seed(0)
+        mae = MAE(config.with_(decoder=decoder))
+        images, noise = torch.randn(4, 1, 32, 32), torch.rand(4, 16)
+        exact = float(mae(images, noise).loss)
+        with torch.autocast("cpu", torch.bfloat16):
+            wide = mae.encode(mae.patchify(images))
+            mae.narrow = True
+            narrow = mae.encode(mae.patchify(images))
+            loss = float(mae(images, noise).loss)
+        assert {x.dtype for x in wide} == {torch.float32} and {x.dtype for x in narrow} == {torch.bfloat16}
+        assert loss == pytest.approx(exact, rel=0.01)

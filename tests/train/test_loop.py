@@ -178,6 +178,7 @@ def test_accumulation_gives_the_same_step(corpus: Path, whole: Path, tmp_path: P
         ["objective.masking=drawn", "objective.target=normalised"],
         ["objective.masking=block", "objective.target=deblur"],
         ["objective.masking=frequency", "training.precision=bf16"],
+        ["training.precision=bf16-residual"],
         ["model.in_chans=3", "model.mean=[0.485,0.456,0.406]", "model.std=[0.229,0.224,0.225]"],
         ["model.positions=learned", "training.checkpointing=true", "optim.decay_all=true"],
         ["data.rotate=1", "data.degrees=90", "data.blur=0.5", "data.speckle=0.5", "data.flip_v=0.5"],

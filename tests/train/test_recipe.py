@@ -67,7 +67,7 @@ def test_overrides_convert_and_are_checked() -> None:
         ("name.x=1", "has no fields of its own"),
         ("objective.masking=secto", "did you mean 'sector'"),
         ("objective.target=pixel", "did you mean 'pixels'"),
-        ("training.precision=fp16", "must be one of bf16, fp32"),
+        ("training.precision=fp16", "must be one of bf16, bf16-residual, fp32"),
         ("training.batch_size=0", "must be at least 1"),
         ("optim.warmup=2", r"optim.warmup must be within 0..1"),
         ("model.img_size=100", "img_size 100 is not a multiple of patch_size"),

@@ -120,6 +120,7 @@ class MAE(nn.Module):
         super().__init__()
         self.config = c = config
         self.checkpointing = False  # recompute the blocks in the backward pass: slower, much less memory
+        self.narrow = False  # under autocast, keep the residual stream in bfloat16 too: fewer bytes to move
         patch = c.patch_size**2 * c.in_chans
         learned = c.positions == "learned"
 
@@ -180,13 +181,18 @@ class MAE(nn.Module):
             result = block(*args)
         return result
 
+    def _stream(self, positions: Tensor, x: Tensor) -> Tensor:
+        """Positions as they are added to x: float32 makes the residual stream float32, unless it is `narrow`."""
+        return positions.to(x.dtype) if self.narrow else positions
+
     def encode(self, patches: Tensor, places: Tensor | None = None) -> list[Tensor]:
         """Patches [B,K,P] at `places` int64 [B,K] (None: all, in order) -> tokens [B,1+K,D] after each block.
 
         The last is not yet normalised.
         """
         x = self.patch_embed(patches)
-        x = x + (self.pos_embed[:, 1:] if places is None else self.pos_embed[0, 1:][places])
+        at = self._stream(self.pos_embed[:, 1:], x)
+        x = x + (at if places is None else at[0][places])
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         x = torch.cat([cls.to(x.dtype), x], dim=1)
         levels = []
@@ -202,15 +208,15 @@ class MAE(nn.Module):
 
     def decode(self, levels: list[Tensor], keep: Tensor, hidden: Tensor) -> Tensor:
         """Paint the patches at `hidden` [B,M] from the encoder's levels of those at `keep` [B,K]: [B,M,P]."""
-        at = self.decoder_pos_embed[0, 1:]
-        queries = self.mask_token + at[hidden]
+        at = self._stream(self.decoder_pos_embed[0, 1:], levels[-1])
+        queries = self._stream(self.mask_token, levels[-1]) + at[hidden]
         if self.config.decoder == "cross":
             for block, source in zip(self.decoder_blocks, self.decoder_mix(levels), strict=True):
                 queries = self._run(block, queries, source)
         else:
             x = self.decoder_embed(self.norm(levels[-1]))
             seen = x[:, 1:] + at[keep]
-            first = x[:, :1] + self.decoder_pos_embed[:, :1]
+            first = x[:, :1] + self._stream(self.decoder_pos_embed[:, :1], x)
             # Attention does not mind the order of tokens: hidden ones stay at the end, nothing is unshuffled.
             x = torch.cat([first, seen, queries.to(x.dtype)], dim=1)
             for block in self.decoder_blocks[:-1]:

@@ -69,7 +69,7 @@ def make_plan_of(index: Index, recipe: Recipe, world: World) -> Planned:
     rate = images_per_second(recipe, world) * world.size
     images = t.steps(loader.steps_per_epoch) * t.batch_size
     peak = peak_flops(world.device)
-    half = 0.6 if t.precision == "bf16" else 1.0  # norms and residuals stay in float32
+    half = 1.0 if t.precision == "fp32" else 0.6  # norms and residuals stay in float32
     copies = 4 + (1 if t.ema else 0)  # weights, gradients, two moments, and the average
     kept = cost.activations * half
     if t.checkpointing:  # the input of each block, and one block at a time
@@ -101,7 +101,7 @@ def images_per_second(recipe: Recipe, world: World) -> float:
     seeds = torch.arange(size, device=device)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.training.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.training.precision != "fp32"):
             loss = objective(mae, images, seeds, 0).loss
         torch.autograd.backward(loss)
         optimizer.step()

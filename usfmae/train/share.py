@@ -29,7 +29,7 @@ def share(mae: MAE, recipe: TrainingRecipe, world: World) -> tuple[nn.Module, nn
         if recipe.compile:
             for block in [*mae.blocks, *mae.decoder_blocks]:
                 cast(nn.Module, block).compile()
-        mae = shard(mae, world, recipe.precision == "bf16")
+        mae = shard(mae, world, recipe.precision != "fp32")
         return mae, mae
     shared = replicate(mae, world)
     return shared, cast(nn.Module, torch.compile(shared)) if recipe.compile else shared

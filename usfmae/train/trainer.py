@@ -42,6 +42,7 @@ class Trainer:
         self.step, self.cursor = 0, Cursor()
         self.mae = self._fresh()
         self.mae.checkpointing = recipe.training.checkpointing
+        self.mae.narrow = recipe.training.precision == "bf16-residual"
         self.sharded = is_sharded(recipe.training, world)
         self.shared, self.model = share(self.mae, recipe.training, world)
         self.optimizer = build_optimizer(self.mae, recipe.optim, world.device)
@@ -145,7 +146,7 @@ class Trainer:
 
     def _backward(self, images: Tensor, seeds: Tensor, number: int, share: float) -> tuple[Tensor, Tensor]:
         """Add `share` of the gradient of these images; returns that share of the loss, and the loss of each."""
-        bf16 = self.recipe.training.precision == "bf16"
+        bf16 = self.recipe.training.precision != "fp32"
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=bf16):
             result = self.objective(self.model, images, seeds, number)
         torch.autograd.backward(result.loss * share)
