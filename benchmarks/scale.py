@@ -3,8 +3,8 @@
     python benchmarks/scale.py [--samples 1000000000] [--images 2000] [--rounds 3]
 
 SIMULATED: the real plan, partition and cursor are run for chosen ranks of an imagined job; nothing is read. Shards hold
-10,000 samples of 25 kB. "read" is what a node of 8 ranks fetches in an epoch under the order in blocks, as a share
-of the set, counted over whole shards; 1 / nodes would be perfect, 1.00 means that each node fetches everything.
+10,000 samples of 25 kB. "GB/rank" and "GB/node" are what one rank, and a node of 8 with one cache, fetch in an epoch
+under the order in blocks, counted over whole shards; "1/nodes" is an even share of the set, which would be perfect.
 
 MEASURED: this machine, one loader as one rank, and two loaders at once as the two ranks of one job.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -57,24 +58,20 @@ def cost(plan: Plan, world: int) -> float:
     return min(times) / BATCH * 1e6
 
 
-def node_share(plan: Plan, world: int, node: int) -> float:
-    """Share of the shards that one node touches in an epoch, from every window of every lane its ranks are in.
+def bytes_read(plan: Plan, world: int, ranks: range) -> int:
+    """Bytes of the whole shards that these ranks of a job touch together in an epoch.
 
-    A lane is a run of the epoch's line of shards, so a node touches the shards under the lanes of its ranks: no
-    sample needs to be drawn.
+    A lane is a run of the epoch's line of shards, and rank r of w takes the positions r, r + w, ...: it is in the lanes
+    that leave the same rest by gcd(lanes, w). So the shards are known without drawing a sample.
     """
-    ranks = range(node * NODE, min((node + 1) * NODE, world))
-    shards = len(plan.cells.count)
-    if world % plan.lanes and plan.lanes % world:
-        return 1.0  # ranks wander over all lanes
+    rests = {rank % math.gcd(plan.lanes, world) for rank in ranks}
     length, longer = divmod(plan.count, plan.lanes)
     touched: set[int] = set()
-    for lane in {
-        lane for rank in ranks for lane in range(plan.lanes) if (lane - rank) % min(world, plan.lanes) == 0
-    }:
-        first = lane * length + min(lane, longer)
-        touched.update(range(first // SHARD, (first + length) // SHARD + 1))
-    return min(len(touched) / shards, 1.0)
+    for lane in range(plan.lanes):
+        if lane % math.gcd(plan.lanes, world) in rests:
+            first = lane * length + min(lane, longer)
+            touched.update(range(first // SHARD, (first + length + (lane < longer) - 1) // SHARD + 1))
+    return len(touched) * SHARD * SAMPLE_BYTES
 
 
 def imbalance(count: int, world: int) -> int:
@@ -102,7 +99,8 @@ def simulate(most: int) -> dict[str, float]:
         "blocks us",
         "MB",
         "lanes",
-        "read/node",
+        "GB/rank",
+        "GB/node",
         "1/nodes",
     )
     print("".join(f"{head:>15}" if head == "samples" else f"{head:>11}" for head in heads))
@@ -120,10 +118,14 @@ def simulate(most: int) -> dict[str, float]:
                 / 1e6
             )
             nodes = -(-world // NODE)
+            node = range(nodes // 2 * NODE, min((nodes // 2 + 1) * NODE, world))
+            read = [
+                bytes_read(blocks, world, ranks) / 1e9 for ranks in (range(world // 2, world // 2 + 1), node)
+            ]
             cells = [
                 f"{samples:,}", f"{world:,}", f"{share.steps():,}", f"{pad / samples:.2%}",
                 f"{costs[samples, world]:.1f}", f"{cost(blocks, world):.1f}", f"{memory:.1f}", f"{blocks.lanes:,}",
-                f"{node_share(blocks, world, nodes // 2):.3f}", f"{1 / nodes:.3f}",
+                f"{read[0]:,.1f}", f"{read[1]:,.1f}", f"{samples * SAMPLE_BYTES / 1e9 / nodes:,.1f}",
             ]  # fmt: skip
             print("".join(f"{cell:>15}" if i == 0 else f"{cell:>11}" for i, cell in enumerate(cells)))
     print(f"(us: main process, for each sample; peak memory here {_peak():.0f} MB)")
