@@ -102,6 +102,19 @@ def test_wrong_use_is_one_line(
     assert len([line for line in err.splitlines() if line.strip()]) == 1
 
 
+def test_the_size_of_decoded_pictures_is_said_before_they_are_kept(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [str(part) for part in command(corpus, tmp_path / "run") if part != "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["usfmae", *wanted, "--decoded", "memory", "--max-steps", "1"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    err = capsys.readouterr().err
+    assert end.value.code == 0
+    said = "44 decoded pictures of 'pretrain' take 0.00 GB in shared memory"
+    assert said in err and err.index(said) < err.index("M parameters")
+
+
 def test_a_corpus_that_is_not_there_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     code, out, err = finish("pretrain", tmp_path / "none", "--recipe", "demo", "--out", tmp_path / "run")
     assert code == 1 and "none" in err and "Traceback" not in err and out == ""

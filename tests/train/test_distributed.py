@@ -18,6 +18,7 @@ from openus.errors import UsageError
 from tests.train.conftest import TINY
 from usfmae.model.layouts import WeightsError
 from usfmae.model.weights import load_weights
+from usfmae.train.checkpoint import fault as checkpoint_fault
 from usfmae.train.checkpoint import load_state
 from usfmae.train.data import local_batch
 from usfmae.train.distributed import World
@@ -102,6 +103,28 @@ def _hostile_metadata_is_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="refused"):
         load_shards(folder, {"x": torch.zeros(2)})
     assert not target.exists()
+
+
+def test_torchrun_passes_sigterm_on_and_all_save_the_same_step(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [*command, *arguments(corpus, run, "training.epochs=4000")], env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not ((run / "log.jsonl").exists() and len(read_log(run)) >= 6):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    reached = len(read_log(run))
+    assert f"terminated at step {reached}: saved; run the same command again to go on" in err
+    assert checkpoint_fault(run / "latest") == "" and load_state(run / "latest")["step"] == reached
+    assert not (run / "done").exists()
 
 
 def test_when_a_process_dies_the_other_ends_with_an_error(corpus: Path, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_what_it_should(whole: Path) -> None:
     assert [v["step"] for v in read_log(whole)] == list(range(1, 19))
+    assert (whole / "done").exists()
     assert load_recipe(whole / "recipe.yaml").to_dict() == recipe().to_dict()
     config = json.loads((whole / "latest" / "config.json").read_text())
     assert config["step"] == 18 and config["epoch"] == 3.0 and config["model"]["embed_dim"] == 24
@@ -238,6 +239,7 @@ def test_guard_tells_a_leap_from_noise() -> None:
 
 def test_time_limit_stops_with_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
     summary = go(corpus, tmp_path / "run", "training.epochs=3000", max_time=1.5)
+    assert not (tmp_path / "run" / "done").exists()
     assert summary["stopped"] == "time" and 0 < summary["steps"] < summary["total_steps"]
     assert json.loads((tmp_path / "run" / "latest" / "config.json").read_text())["step"] == summary["steps"]
 

@@ -1,7 +1,8 @@
 """Pretraining, top to bottom: `pretrain` sets the stage, `train` takes the steps.
 
 A run folder holds everything: ``recipe.yaml``, ``log.jsonl``, ``tb/``, ``checkpoints/``, ``latest``,
-``pictures/``. The same call on a folder that exists goes on where the run stopped, mid-epoch, as if it had not.
+``pictures/``, ``report.html``, and ``done`` once the last step was taken. The same call on a folder that exists goes on
+where the run stopped, mid-epoch, as if it had not.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def train(trainer: Trainer, observer: Observer, stop: Stop, last: int) -> dict[s
     if saved != trainer.step:  # nothing was left to do, or the last step had a fault
         trainer.save()
     trainer.keeper.finish()
-    observer.figure()
+    observer.finished()
     return {
         "steps": trainer.step, "total_steps": trainer.total_steps, "epochs": trainer.epoch,
         "loss": trainer.guard.last, "images": (trainer.step - first) * trainer.recipe.training.batch_size,

@@ -125,8 +125,10 @@ class Observer:
         self.trainer.world.barrier()
         self.trainer.clock.reset()
 
-    def figure(self) -> None:
-        """Draw the run's curves and write the page about it."""
+    def finished(self) -> None:
+        """Draw the run's curves, write the page about it, and leave a mark where nothing is left to do."""
+        if self.leads and self.trainer.step >= self.trainer.total_steps:
+            (self.run / "done").touch()
         if self.leads and self.recipe.report.figure:
             from usfmae.train.figure import draw_run
             from usfmae.train.report import write_report
