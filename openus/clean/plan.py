@@ -44,12 +44,15 @@ def make_plan(frames: Sequence[Pixels], settings: CleanSettings, meta: Mapping[s
         MissingExtraError: level `full` without the extra `text`.
     """
     evidence = gather(frames)
-    sector = locate(evidence.peak, meta, evidence.frames)
+    small = shrink(evidence.peak)
+    sector = locate(evidence.peak, meta, evidence.frames, small)
     flags = [] if sector.kind == "full" else [f"sector-{sector.kind}"]
     if sector.panels > 1:
         flags.append(f"panels-{sector.panels}")
-    elif panel_seam(shrink(_crop(evidence.mean, sector.box))[0]):
-        flags.append("panels-2")
+    else:
+        same = sector.kind == "full" and evidence.mean is evidence.peak
+        if panel_seam((small if same else shrink(_crop(evidence.mean, sector.box)))[0]):
+            flags.append("panels-2")
     inside = None if sector.kind == "full" else sector.mask()
     plan = Plan(sector, inside, flags=tuple(flags))
     return _with_marks(plan, evidence) if settings.level == "full" else plan
@@ -70,12 +73,15 @@ def _with_marks(plan: Plan, evidence: Evidence) -> Plan:
     return replace(plan, marked=some, text_boxes=len(boxes))
 
 
-def locate(peak: Pixels, meta: Mapping[str, str], frames: int = 1) -> Sector:
-    """The sector in a peak projection uint8 [H, W], looked for inside the header's regions where it has some."""
+def locate(
+    peak: Pixels, meta: Mapping[str, str], frames: int = 1, small: tuple[Pixels, int] | None = None
+) -> Sector:
+    """The sector in a peak projection uint8 [H, W], looked for inside the header's regions where it has some;
+    `small` is what `shrink(peak)` gives."""
     height, width = peak.shape
     regions = tissue_regions(meta, height, width)
     if not regions:
-        return find_sector(peak, frames)
+        return find_sector(peak, frames, small)
     box = around(regions)
     x, y, w, h = box
     found = find_sector(np.ascontiguousarray(_crop(peak, box)), frames)

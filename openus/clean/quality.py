@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from openus.decode.frame import Pixels
 from openus.manifest import QualityLimits
 
+_SEAM = 12  # grey levels from one side of a seam to the other
+
 
 def quality_flags(pixels: Pixels, limits: QualityLimits) -> list[str]:
     """The flags of a finished picture, uint8 [H, W]; thresholds in `QualityLimits`, each with its meaning.
@@ -55,9 +57,12 @@ def panel_seam(work: Pixels) -> bool:
     height, width = work.shape
     if min(height, width) < 32:
         return False
-    left, right = work[:, :-2].astype(np.int16), work[:, 2:].astype(np.int16)
-    jump = np.median(np.abs(left - right), axis=0)
+    jumps = cv2.absdiff(work[:, :-2], work[:, 2:])
     start, stop = int(0.25 * width), int(0.75 * width)
+    high = cv2.threshold(jumps[:, start:stop], _SEAM, 1, cv2.THRESH_BINARY)[1]
+    if 2 * cv2.reduce(high, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).max() < height:
+        return False  # as in nearly every picture: no column jumps in half of its rows
+    jump = np.median(jumps, axis=0)
     at = start + int(jump[start:stop].argmax())
     around = np.concatenate([jump[max(0, at - 14) : max(0, at - 2)], jump[at + 3 : at + 15]])
-    return bool(jump[at] > 12 and jump[at] > 4 * max(1.0, float(np.median(around))))
+    return bool(jump[at] > _SEAM and jump[at] > 4 * max(1.0, float(np.median(around))))

@@ -71,10 +71,13 @@ def whole(height: int, width: int, panels: int = 1) -> Sector:
     return Sector("full", corners, (0, 0, width, height), panels)
 
 
-def find_sector(peak: Pixels, frames: int = 1) -> Sector:
-    """Find the sector in the peak projection uint8 [H, W] of so many frames of a clip, or in a single picture."""
+def find_sector(peak: Pixels, frames: int = 1, small: tuple[Pixels, int] | None = None) -> Sector:
+    """Find the sector in the peak projection uint8 [H, W] of so many frames of a clip, or in a single picture.
+
+    small: what `shrink(peak)` gives, where the caller has it already.
+    """
     height, width = peak.shape
-    work, factor = shrink(peak)
+    work, factor = small or shrink(peak)
     size = (work.shape[1], work.shape[0])
     floor = background(work)
     if floor is None or min(size) < 2 * THIN:
@@ -95,21 +98,27 @@ def find_sector(peak: Pixels, frames: int = 1) -> Sector:
         outline = cv2.convexHull(np.concatenate(outlines))[:, 0]
     if inside_fraction(outline, work.shape) > _NEARLY_ALL:
         return whole(height, width, len(parts))
-    ratio = np.array([width / size[0], height / size[1]], np.float32)
-    full = np.asarray((outline + 0.5) * ratio - 0.5, np.float32)
+    full = np.asarray((outline + 0.5) * factor - 0.5, np.float32)
+    # What ends with the work picture ends with the frame, whose last few pixels the former leaves out.
+    full[outline[:, 0] > size[0] - 1.5, 0] = width - 1
+    full[outline[:, 1] > size[1] - 1.5, 1] = height - 1
     kind: SectorKind = kinds[0] if len(parts) == 1 else "other"
     margin = round(_SLACK * factor)
     return Sector(kind, full, clip_box(full, height, width, margin), len(parts), margin)
 
 
 def shrink(pixels: Pixels) -> tuple[Pixels, int]:
-    """uint8 [H, W] averaged over squares of so many pixels that its long side is at most `WORK`."""
+    """uint8 [H, W] averaged over squares of so many pixels that its long side is at most `WORK`, and their side.
+
+    Squares that the last rows and columns do not fill are left out: whole ones are averaged several times as fast.
+    """
     height, width = pixels.shape
     factor = -(-max(height, width) // WORK)
-    size = (max(1, round(width / factor)), max(1, round(height / factor)))
-    if factor == 1:
+    size = (width // factor, height // factor)
+    if factor == 1 or min(size) < 1:
         return pixels, 1
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8), factor
+    squares = pixels[: size[1] * factor, : size[0] * factor]
+    return np.asarray(cv2.resize(squares, size, interpolation=cv2.INTER_AREA), np.uint8), factor
 
 
 def background(work: Pixels) -> int | None:

@@ -28,8 +28,7 @@ def phash(pixels: Pixels) -> str:
     """
     small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = cv2.dct(small)[:_KEPT, :_KEPT]
-    middle = np.partition(low, (_KEPT * _KEPT // 2 - 1, _KEPT * _KEPT // 2), axis=None)
-    median = middle[
-        _KEPT * _KEPT // 2 - 1 : _KEPT * _KEPT // 2 + 1
-    ].mean()  # np.median takes ten times as long
+    half = low.size // 2
+    values = np.partition(low, (half - 1, half), axis=None)
+    median = (values[half - 1] + values[half]) / 2  # as np.median, in a tenth of its time
     return np.packbits(low > median).tobytes().hex()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def write_report(root: Path, seed: int = 0) -> Written:
         "trouble_count": len(bad),
         "held_out": sorted(set(facts.rows["set"].unique()) - {"pretrain"}),
     }
-    page = _render(view)
+    page = _template().render(view).encode()
     if len(page) > LIMIT:
         raise CorpusError(f"{root / PAGE}: {len(page):,} bytes, more than {LIMIT:,}; please report it")
     folder = root / "report"
@@ -106,12 +107,12 @@ def write_report(root: Path, seed: int = 0) -> Written:
     return Written(root / PAGE, len(page), tuple(folder / name for name in sheets), pictures, len(todo))
 
 
-def _render(view: Mapping[str, Any]) -> bytes:
+@functools.cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    return template.render(view).encode()
+    return environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 
 
 def _totals(facts: Facts) -> dict[str, Any]:
