@@ -81,7 +81,8 @@ def build_corpus(
 
         catalogue = Catalogue(*catalogue.roots[1:], DEMO_MANIFESTS)
         corpus = "demo"
-        places = {**prepare(home.folder / ".work" / "demo-inputs", quiet=quiet), **places}
+        made = prepare(home.folder / ".work" / "demo-inputs", quiet=quiet)
+        places = {slug: path for slug, path in made.items() if not slugs or slug in slugs} | places
     plan = _adjusted(catalogue.corpus(corpus), catalogue, size, frames, seed)
     plan = _with_levels(plan, catalogue, clean)
     options = BuildOptions(
