@@ -36,6 +36,8 @@ from openus.clean import resize_short_side  # noqa: E402
 from openus.codecs import encode  # noqa: E402
 from openus.dedup.near import Chunk, Place, near_copies  # noqa: E402
 from openus.dedup.prints import RADIUS  # noqa: E402
+from openus.depot import Depot  # noqa: E402
+from openus.engine.local import LocalEngine  # noqa: E402
 from openus.manifest import DedupSettings, Encoding  # noqa: E402
 
 CHANGES = EASY | HARD | MORE
@@ -119,11 +121,12 @@ def _changed(pictures: Sequence[Original], chosen: Sequence[int], name: str) -> 
 def _ours(pictures: Sequence[Original], chosen: Sequence[int], changed: dict[str, list[Picture]]) -> Found:
     least = DedupSettings().score
     with tempfile.TemporaryDirectory() as folder:
+        here = LocalEngine(0, Depot(Path(folder)))
         began = time.process_time()
         base = _chunk(Path(folder), "original", [p.pixels for p in pictures], [p.patient for p in pictures])
         store = Path(folder) / "pairs.parquet"
-        near_copies([base], store, 0, _silent)
-        alone = near_copies([base], store, 0, _silent).to_pylist()
+        near_copies([base], store, here, _silent)
+        alone = near_copies([base], store, here, _silent).to_pylist()
         owner = [picture.patient for picture in pictures]
         wrong = set()
         for pair in alone:
@@ -140,7 +143,7 @@ def _ours(pictures: Sequence[Original], chosen: Sequence[int], changed: dict[str
         for name, copied in changed.items():
             store.write_bytes(known)  # what was compared before is not compared again
             part = _chunk(Path(folder), "changed", copied, [""] * len(copied))
-            pairs = near_copies([base, part], store, 0, _silent).to_pylist()
+            pairs = near_copies([base, part], store, here, _silent).to_pylist()
             joined = {(pair["a"], pair["b"]) for pair in pairs if pair["score"] >= least}
             same = _exact(base, chosen) & set(part.exact)
             hits = [
