@@ -22,7 +22,7 @@ from openus.clean.shapes import Box
 from openus.clean.text import find_text, may_hold_text
 from openus.decode.frame import Pixels
 from openus.pack import MASK
-from openus.shards.corpus import NAME, read_corpus
+from openus.shards.corpus import NAME, read_corpus, sets_digest
 from openus.shards.parquet import read_parquet
 from openus.shards.writer import write_bytes
 
@@ -44,9 +44,11 @@ _ATTRIBUTES = re.compile(
 
 @dataclass
 class Audit:
-    """What was looked at and found. Lists hold at most `_LISTED` entries; `counts` counts all findings."""
+    """What was looked at and found. Lists hold at most `_LISTED` entries; `counts` counts all findings.
+    `of` names the shards that were looked at (`sets_digest`)."""
 
     openus: str = __version__
+    of: str = ""
     seed: int = 0
     samples: int = 0
     searched: int = 0
@@ -70,7 +72,7 @@ def audit(
     """
     summary = read_corpus(root)
     rows = _rows(root, summary)
-    found = Audit(seed=seed, samples=len(rows))
+    found = Audit(of=sets_digest(summary), seed=seed, samples=len(rows))
     counts: Counter[str] = Counter()
     for row in rows:
         _look_at_row(row, found, counts)

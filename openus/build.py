@@ -23,7 +23,7 @@ from openus.chunks import (
     without_culprit,
 )
 from openus.clean.before import shares
-from openus.dedup.stage import deduplicate
+from openus.dedup.stage import deduplicate, follow
 from openus.depot import Depot
 from openus.engine.base import Engine
 from openus.engine.local import LocalEngine, kept_workers
@@ -76,6 +76,8 @@ class BuildOptions:
     offline: bool = False
     workers: int = 0
     retry_failed: bool = False
+    clusters: Mapping[str, str] | None = None
+    """Key of each sample to keep, and its duplicate cluster, where a recipe has decided; None: decide."""
     timeout: float = 600.0
     """Seconds that decoding one file may take (and one more for each of its frames); 0 for no limit."""
     absent: dict[str, OpenUSError] | None = None
@@ -142,7 +144,12 @@ def build(
         if not any(result.tally.kept for result in ready):
             raise EmptyBuildError(results)
         specs = [spec for result in ready for spec in result.chunks]
-        unique = deduplicate(specs, corpus.dedup, work, engine, report)
+        if options.clusters is None:
+            unique = deduplicate(specs, corpus.dedup, work, engine, report)
+        else:
+            unique = follow(specs, options.clusters)
+        if not len(unique.kept):
+            raise EmptyBuildError(results)
         kept = unique.kept.drop_columns(["before"])
         depot.send(*(work / "dedup").glob("*.parquet"))
         tasks = _plan(out, kept, corpus)

@@ -44,7 +44,7 @@ from openus.engine.watch import REASONS, Watch, scratch
 from openus.errors import ArchiveError, DecodeError, OpenUSError
 from openus.manifest import Encoding
 from openus.select import Selected
-from openus.shards.schema import QUALITY, REJECTED
+from openus.shards.schema import QUALITY, REJECTED, VERBATIM
 from openus.sources import mask_of, transform_of
 from openus.stack import StackedClip, open_clip
 from openus.tables import Tables
@@ -212,7 +212,9 @@ class _Maker:
 
     def row(self, frame: Frame, cleaned: Cleaned, selected: Selected, kind: str) -> dict[str, Any]:
         spec = self.spec
-        data = _unchanged(frame, cleaned, spec.encoding) or encode(cleaned.pixels, spec.encoding)
+        own = _unchanged(frame, cleaned, spec.encoding)
+        data = own or encode(cleaned.pixels, spec.encoding)
+        flags = sorted({*cleaned.flags, *([VERBATIM] if own and own == frame.file else [])})
         at, length = self.put(data)
         mask_at, mask_length = 0, 0
         if spec.masks and (selected.mask or self.draw):
@@ -240,7 +242,7 @@ class _Maker:
             "sector": list(cleaned.sector),
             "cleaned_fraction": cleaned.fraction,
             "text_boxes": cleaned.text_boxes,
-            "flags": ",".join(cleaned.flags),
+            "flags": ",".join(flags),
             **{word: word in cleaned.flags for word in QUALITY},
             "licence": spec.licence,
             "redistribution": spec.redistribution,

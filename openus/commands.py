@@ -50,6 +50,7 @@ def build_corpus(
     *,
     engine: EngineOptions,
     scratch: Path | None,
+    from_recipe: str | None,
     corpus: str,
     slugs: Sequence[str],
     mirrors: Sequence[str],
@@ -75,6 +76,10 @@ def build_corpus(
 
     started = time.monotonic()
     home = depot(out, scratch)
+    if from_recipe is not None:
+        from openus.publish.rebuild import refuse_settings
+
+        refuse_settings(corpus, source=slugs, size=size, clean=clean, frames=frames, demo=demo, seed=seed)
     places = _local(local, home.folder / ".work" / "inputs")
     if demo:
         from openus.demo import DEMO_MANIFESTS, prepare
@@ -85,6 +90,12 @@ def build_corpus(
         places = {slug: path for slug, path in made.items() if not slugs or slug in slugs} | places
     plan = _adjusted(catalogue.corpus(corpus), catalogue, size, frames, seed)
     plan = _with_levels(plan, catalogue, clean)
+    recipe = None
+    if from_recipe is not None:
+        from openus.publish.rebuild import from_recipe as follow
+
+        recipe, catalogue = follow(from_recipe, home.folder / ".work" / "recipe")
+        plan, slugs = recipe.corpus, [source.slug for source in recipe.sources]
     options = BuildOptions(
         cache=cache or default_cache(),
         mirrors=tuple(mirrors),
@@ -93,6 +104,7 @@ def build_corpus(
         workers=workers,
         retry_failed=retry_failed,
         timeout=timeout,
+        clusters=recipe.clusters if recipe else None,
     )
     try:
         with (
@@ -103,10 +115,14 @@ def build_corpus(
     except EmptyBuildError as empty:
         views.troubles(empty.results)
         raise
-    if as_json:
-        console.print_json(result.summary | {"out": out})
-    else:
+    if not as_json:
         views.build_table(result, out, time.monotonic() - started)
+    if recipe is not None:
+        from openus.publish.rebuild import conclude
+
+        conclude(recipe, home.folder, result, out, as_json)
+    elif as_json:
+        console.print_json(result.summary | {"out": out})
     if result.missing and strict:
         names = ", ".join(item.source.slug for item in result.missing)
         raise OpenUSError(f"--strict: missing sources: {names}")
@@ -263,6 +279,7 @@ def _await_person(source: Source, cache: Path) -> None:
 
 def verify_corpus(out: Path, *, deep: bool, workers: int, quiet: bool, as_json: bool) -> None:
     """Verify a corpus; raises after naming every problem."""
+    from openus.publish.checks import record_verified
     from openus.shards.verify import verify
 
     with reporter(quiet or as_json, "samples") as report:
@@ -275,6 +292,10 @@ def verify_corpus(out: Path, *, deep: bool, workers: int, quiet: bool, as_json: 
         raise OpenUSError(
             f"{out}: {len(verdict.problems)} problems; 'openus repair {out}' mends what is damaged"
         )
+    try:
+        record_verified(out, deep)  # what `openus publish` asks for
+    except OSError as error:
+        console.err.print(f"{out}: the result cannot be noted there ({error.strerror})", style="yellow")
 
 
 def repair_corpus(

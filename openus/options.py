@@ -37,3 +37,9 @@ ScratchOption = Annotated[
         "--scratch", help="Folder of each machine, where OUT is an address. [default: a temporary one]"
     ),
 ]
+FromRecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from-recipe", help="Rebuild the shards of a published recipe: ORG/NAME, a folder or URL."
+    ),
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from openus.shards.schema import ROW
 from openus.shards.writer import ShardInfo, cut, sample_footprint, write_bytes, write_shard
 
 MASK = "-mask"
+Samples = Iterator[tuple[dict[str, Any], bytes]]
 
 
 class DamagedWorkError(CorpusError):
@@ -108,15 +109,15 @@ def planned(out: Path, name: str, stem: str, extension: str, samples: int) -> Sh
     return ShardTask(out, name, stem, extension, samples, plan, digest)
 
 
-def write_again(task: ShardTask) -> ShardInfo:
-    """Write a shard, whatever is on disk.
+def write_again(task: ShardTask, read: Callable[[ShardTask], Samples] | None = None) -> ShardInfo:
+    """Write a shard, whatever is on disk. `read` gives its samples where they are not those of the work folder.
 
     Raises:
         DamagedWorkError: a sample in the work folder is not the one that was decoded; its chunk is forgotten, so
             that the next build decodes it again.
     """
     task.marker.unlink(missing_ok=True)
-    info = write_shard(task.tar_path, task.manifest_path, _samples(task), task.extension)
+    info = write_shard(task.tar_path, task.manifest_path, (read or _samples)(task), task.extension)
     write_bytes(task.marker, json.dumps({"digest": task.digest, "info": asdict(info)}).encode())
     return info
 
@@ -132,7 +133,7 @@ def finished(task: ShardTask, depot: Depot) -> ShardInfo | None:
     return info if whole and marker["digest"] == task.digest else None
 
 
-def _samples(task: ShardTask) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _samples(task: ShardTask) -> Samples:
     masks = task.set.endswith(MASK)
     with Pieces() as pieces, pa.ipc.open_file(str(task.plan)) as reader:
         for batch in range(reader.num_record_batches):

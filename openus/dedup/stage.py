@@ -47,10 +47,7 @@ def deduplicate(
     The fingerprints lie beside their chunks, what was compared in `work`/dedup; both are used again.
     """
     tables = [read_parquet(spec.rows_path) for spec in specs]
-    rows = pa.concat_tables(
-        table.append_column("bin", pa.array([str(spec.bytes_path)] * len(table), pa.string()))
-        for spec, table in zip(specs, tables, strict=True)
-    ).replace_schema_metadata(None)
+    rows = _all_rows(specs, tables)
     report("dedup", 0, len(rows))
     facts = rows.select(list(FACTS)).to_pandas(use_threads=False)
     chunks = [chunk_of(spec, table) for spec, table in zip(specs, tables, strict=True)]
@@ -59,18 +56,43 @@ def deduplicate(
     kept = rows.append_column("cluster", pa.array(outcome.cluster, pa.string())).filter(
         pa.array(outcome.keep)
     )
-    gone = facts[~outcome.keep]
-    dropped = pa.table(
+    gone = ~outcome.keep
+    dropped = _dropped(facts[gone], outcome.reason[gone], outcome.detail[gone])
+    return Deduplicated(kept, dropped, outcome.joins)
+
+
+def follow(specs: Sequence[ChunkSpec], clusters: Mapping[str, str]) -> Deduplicated:
+    """Keep what a recipe keeps (key to cluster) instead of deciding; all other samples are dropped as `recipe`."""
+    rows = _all_rows(specs, [read_parquet(spec.rows_path) for spec in specs])
+    known = np.array([key in clusters for key in rows["key"].to_pylist()], bool)
+    kept = rows.filter(pa.array(known))
+    names = pa.array([clusters[key] for key in kept["key"].to_pylist()], pa.string())
+    gone = rows.filter(pa.array(~known)).select(list(FACTS)).to_pandas(use_threads=False)
+    why, detail = (np.full(len(gone), text, object) for text in ("recipe", "the recipe leaves it out"))
+    return Deduplicated(
+        kept.append_column("cluster", names), _dropped(gone, why, detail), DUPLICATES.empty_table()
+    )
+
+
+def _all_rows(specs: Sequence[ChunkSpec], tables: Sequence[pa.Table]) -> pa.Table:
+    """The rows of all chunks, each with `bin`, the file of its bytes."""
+    return pa.concat_tables(
+        table.append_column("bin", pa.array([str(spec.bytes_path)] * len(table), pa.string()))
+        for spec, table in zip(specs, tables, strict=True)
+    ).replace_schema_metadata(None)
+
+
+def _dropped(gone: pd.DataFrame, reason: NDArray[np.object_], detail: NDArray[np.object_]) -> pa.Table:
+    return pa.table(
         {
             "source": gone["source"].to_numpy(object),
             "member": gone["member"].to_numpy(object),
             "index": gone["index"].to_numpy(),
             "stage": np.full(len(gone), "dedup", object),
-            "reason": outcome.reason[~outcome.keep],
-            "detail": outcome.detail[~outcome.keep],
+            "reason": reason,
+            "detail": detail,
         }
     ).cast(REJECTED)
-    return Deduplicated(kept, dropped, outcome.joins)
 
 
 def judge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,7 @@ def _source(
     leaks = official_leaks(rows.filter(pc.equal(rows["source"], source.slug))) if held_out else []
     return {
         "set": result.set,
+        "manifest": source.model_dump(mode="json", by_alias=True, exclude_defaults=True),
         "route": result.route,
         "licence": source.licence.name,
         "redistribution": source.licence.redistribution,
@@ -162,6 +164,11 @@ def read_corpus(root: Path) -> dict[str, Any]:
             "rebuild the corpus, or install the version that wrote it"
         )
     return summary
+
+
+def sets_digest(summary: dict[str, Any]) -> str:
+    """Identity of all shards of a corpus, by the hashes that its `corpus.json` holds of them."""
+    return hashlib.sha256(json.dumps(summary["sets"], sort_keys=True).encode()).hexdigest()
 
 
 def _readme(corpus: Corpus, summary: dict[str, Any]) -> str:

@@ -17,6 +17,9 @@ SCHEMA_VERSION = 2
 QUALITY = ("empty", "saturated", "flat", "blurred", "tiny")
 """Flags of pictures that one may want to leave out; their thresholds are `clean.quality` of the corpus file."""
 
+VERBATIM = "verbatim"
+"""Flag of a picture stored with the very bytes its source published."""
+
 ROW = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),  # unique in the corpus, no dots

@@ -59,13 +59,13 @@ def cut(sizes: Sequence[int], shard_bytes: int) -> list[slice]:
 class _HashingFile:
     """A file that hashes what passes through, so that a shard is read only once: when it is written."""
 
-    def __init__(self, file: io.BufferedWriter) -> None:
+    def __init__(self, file: io.BufferedWriter | io.RawIOBase) -> None:
         self.file, self.digest, self.at = file, hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
         self.at += len(data)
-        return self.file.write(data)
+        return self.file.write(data) or 0
 
 
 def write_shard(
@@ -77,30 +77,64 @@ def write_shard(
     """
     tar_path.parent.mkdir(parents=True, exist_ok=True)
     manifest_path.parent.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
     temporary = tar_path.with_name(f".{tar_path.name}.part")
     with temporary.open("wb") as file:
         sink = _HashingFile(file)
-        for row, image in samples:
-            offset = _member(sink, f"{row['key']}.{extension}", image)
-            _member(sink, f"{row['key']}.json", sample_json(row))
-            rows.append({**row, "shard": tar_path.name, "offset": offset, "size": len(image)})
-        end = -(-(sink.at + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-        sink.write(b"\0" * (end - sink.at))
+        rows = _members(sink, tar_path.name, samples, extension)
         file.flush()
         os.fsync(file.fileno())
-    manifest_digest = write_parquet(manifest_path, pa.Table.from_pylist(rows, schema=ROW))
+    manifest_digest = write_parquet(manifest_path, rows)
     temporary.replace(tar_path)
     return ShardInfo(
         tar_path.name, sink.at, len(rows), sink.digest.hexdigest(), manifest_path.name, manifest_digest
     )
 
 
+def measure_shard(
+    tar_name: str, manifest_name: str, samples: Iterable[tuple[dict[str, Any], bytes]], extension: str
+) -> tuple[ShardInfo, pa.Table]:
+    """What `write_shard` would write: the facts of the shard and its rows. Nothing is written."""
+    sink = _HashingFile(_Nowhere())
+    rows = _members(sink, tar_name, samples, extension)
+    digest = hashlib.sha256(parquet_bytes(rows)).hexdigest()
+    return ShardInfo(tar_name, sink.at, len(rows), sink.digest.hexdigest(), manifest_name, digest), rows
+
+
+class _Nowhere(io.RawIOBase):
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+def _members(
+    sink: _HashingFile, tar_name: str, samples: Iterable[tuple[dict[str, Any], bytes]], extension: str
+) -> pa.Table:
+    """Write the whole tar into `sink`; returns its rows."""
+    rows: list[dict[str, Any]] = []
+    for row, image in samples:
+        offset = _member(sink, f"{row['key']}.{extension}", image)
+        _member(sink, f"{row['key']}.json", sample_json(row))
+        rows.append({**row, "shard": tar_name, "offset": offset, "size": len(image)})
+    end = -(-(sink.at + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    sink.write(b"\0" * (end - sink.at))
+    return pa.Table.from_pylist(rows, schema=ROW)
+
+
+def shard_bytes(rows: Iterable[dict[str, Any]]) -> int:
+    """The exact size of a tar that holds these rows of the manifest (their `size` is the picture's)."""
+    used = sum(2 * BLOCK + _padded(row["size"]) + _padded(len(sample_json(row))) for row in rows)
+    return -(-(used + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
 def write_parquet(path: Path, table: pa.Table) -> str:
     """Write a table atomically, the same bytes each time; returns the file's SHA-256."""
+    return write_bytes(path, parquet_bytes(table))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as Parquet, the same bytes each time."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", compression_level=3, write_statistics=True)
-    return write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def write_bytes(path: Path, data: bytes) -> str:

@@ -171,12 +171,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _batch(self, wish: dict[str, Any]) -> None:
         hub, answers = self.hub, []
+        used = sum(map(len, hub.objects.values()))
         for item in wish["objects"]:
             oid, size = item["oid"], item["size"]
             if oid in hub.objects:
                 answers.append({"oid": oid, "size": size})  # already there: nothing to upload
                 continue
-            if sum(map(len, hub.objects.values())) + size > hub.quota:
+            used += size
+            if used > hub.quota:
                 raise _RefusedError(403, "Storage limit reached: delete files or upgrade your plan")
             address = f"{hub.storage}/storage/{oid}"
             upload: dict[str, Any] = {"href": address, "header": {}}

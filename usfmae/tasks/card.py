@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from openus import __version__
 from usfmae.model.weights import write_atomic
@@ -25,10 +27,15 @@ def _loading(form: str) -> str:
 
 def write_card(path: Path, name: str, form: str, config: Mapping[str, Any]) -> None:
     """Write README.md for weights in a format, from what their config.json says; what is unknown is said to be."""
+    loading = f"{_loading(form)}\n\n{_input(config)}"
+    write_atomic(path, ("\n\n".join(_sections(name, config, loading)) + "\n").encode())
+
+
+def _sections(name: str, config: Mapping[str, Any], loading: str) -> list[str]:
     sections = [
         f"# {name}",
         _what(config),
-        f"## Loading\n\n{_loading(form)}\n\n{_input(config)}",
+        f"## Loading\n\n{loading}",
         f"## Data\n\n{_data(config)}",
         f"## Recipe\n\n{_recipe(config)}",
     ]
@@ -39,7 +46,47 @@ def write_card(path: Path, name: str, form: str, config: Mapping[str, Any]) -> N
         "## Limits\n\nFor research. Not a medical device; not validated for any clinical use. Written by usfmae "
         f"{__version__}."
     )
-    write_atomic(path, ("\n\n".join(sections) + "\n").encode())
+    return sections
+
+
+def hub_card(
+    name: str,
+    repo: str,
+    forms: Sequence[str],
+    left_out: Mapping[str, str],
+    config: Mapping[str, Any],
+    licence: str,
+) -> str:
+    """README.md of a published model: the header the Hub reads, and how each of its `forms` is loaded from `repo`."""
+    task = {"classifier": "image-classification", "segmenter": "image-segmentation"}
+    facts: dict[str, Any] = {"license": licence}
+    if licence == "other":
+        facts |= {"license_name": "terms-of-the-data", "license_link": "README.md"}
+    facts |= {
+        "library_name": "timm" if "timm" in forms else "usfmae",
+        "pipeline_tag": task.get(str(config.get("kind")), "image-feature-extraction"),
+        "tags": ["ultrasound", "medical", "masked-autoencoder", "vit", "safetensors"],
+    }
+    header = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+    calls = {
+        "timm": f'import timm\n\nencoder = timm.create_model("hf_hub:{repo}", pretrained=True)',
+        "hf-vitmae": "from transformers import ViTMAEForPreTraining\n\n"
+        f'model = ViTMAEForPreTraining.from_pretrained("{repo}", subfolder="transformers")',
+        "hf-vit": "from transformers import ViTModel\n\n"
+        f'model = ViTModel.from_pretrained("{repo}", subfolder="transformers", add_pooling_layer=False)',
+        "safetensors": "from huggingface_hub import snapshot_download\n"
+        "from usfmae.model.weights import load_weights\n\n"
+        f'weights = load_weights(snapshot_download("{repo}") + "/usfmae")',
+    }
+    if config.get("kind"):
+        calls["safetensors"] = (
+            f'```sh\nhf download {repo} --include "usfmae/*" --local-dir MODEL\n'
+            "usfmae predict MODEL/usfmae picture.png\n```"
+        )
+    parts = [text if (text := calls[form]).startswith("```") else f"```python\n{text}\n```" for form in forms]
+    parts += [f"Not in the form `{form}`: {why}." for form, why in left_out.items()]
+    loading = "\n\n".join([*parts, _input(config)])
+    return f"---\n{header}---\n\n" + "\n\n".join(_sections(name, config, loading)) + "\n"
 
 
 def _what(config: Mapping[str, Any]) -> str:

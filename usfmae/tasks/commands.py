@@ -10,6 +10,7 @@ import typer
 from openus import console
 from openus.console import DebugOption, JsonOption, QuietOption
 from openus.errors import UsageError, did_you_mean
+from usfmae.tasks.sharing import export, publish
 
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A corpus folder, or the URL of one.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
@@ -54,6 +55,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(benchmark)
     app.command("import")(import_)
     app.command()(export)
+    app.command()(publish)
     app.command()(show)
 
 
@@ -337,30 +339,6 @@ def import_(
         console.print_json(account)
     else:
         show_import(account)
-
-
-def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run, a checkpoint or a fine-tuned model.")],
-    out: OutOption,
-    form: Annotated[
-        str, typer.Option("--format", "-f", help="safetensors, timm, hf-vitmae, hf-vit or onnx.")
-    ] = "safetensors",
-    json_: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Write a model for other software, with a model card: timm, Hugging Face, ONNX (checked), safetensors."""
-    console.set_debug(debug)
-    from usfmae.tasks.exporting import export as work
-
-    written = work(source, out, form)
-    if json_:
-        console.print_json(written)
-    else:
-        console.out.print(
-            f"written to {written['out']}: {', '.join(written['files'])}", markup=False, soft_wrap=True
-        )
-        if "difference" in written:
-            console.out.print(f"largest difference from ours: {written['difference']:.1e}", markup=False)
 
 
 def show(
