@@ -21,7 +21,7 @@ from usfmae.train.data import Reading, decoding_device
 from usfmae.train.distributed import World
 from usfmae.train.guard import DivergedError, Guard
 from usfmae.train.log import read_log
-from usfmae.train.loop import pretrain
+from usfmae.train.loop import check, pretrain
 from usfmae.train.recipe import GuardRecipe, Recipe, load_recipe
 
 
@@ -153,6 +153,16 @@ def test_a_folder_that_is_no_run_is_refused(corpus: Path, tmp_path: Path) -> Non
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UsageError, match="is not a pretraining run"):
         go(corpus, tmp_path)
+
+
+def test_a_run_killed_before_its_recipe_was_written_begins_again(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("run.json", ".recipe.yaml.part"):
+        (tmp_path / name).write_text("{")
+    check(tmp_path, recipe())
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not a pretraining run"):
+        check(tmp_path, recipe())
 
 
 def test_fewer_samples_than_a_batch_and_an_unknown_set(corpus: Path, tmp_path: Path) -> None:

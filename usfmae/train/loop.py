@@ -81,8 +81,18 @@ def check(out: Path, recipe: Recipe) -> None:
                 f"{out}: this run was begun under another recipe ({'; '.join(changes[:3])}"
                 f"{'; …' if len(changes) > 3 else ''}); give the same recipe to go on, or another --out to begin anew"
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and not all(map(_only_begun, out.iterdir())):
         raise UsageError(f"{out}: exists and is not a pretraining run (no recipe.yaml); give another --out")
+
+
+def _only_begun(path: Path) -> bool:
+    """True for what `claim` leaves when it is killed before it has written the recipe."""
+    empty = path.is_dir() and not any(path.iterdir())
+    return (path.name == "checkpoints" and empty) or path.name in (
+        "run.json",
+        ".run.json.part",
+        ".recipe.yaml.part",
+    )
 
 
 def claim(out: Path, recipe: Recipe, data: str | Path) -> None:
