@@ -1,6 +1,6 @@
 """Print the lowest releases that pyproject.toml allows, one `name==version.*` a line, for the extras that are named.
 
-The last number of a release is left open (`>=4.9` is tried as `4.9.*`): some packages have no release of just this name.
+The last number is left open (`>=4.9` is tried as `4.9.*`): some packages have no release of just that name.
 """
 
 from __future__ import annotations
