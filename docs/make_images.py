@@ -1,13 +1,17 @@
 """Makes the pictures of the README from the demo: ``python docs/make_images.py [DEMO]`` (a folder of `make demo`).
 
-Only simulated pictures are shown; no pixels of real datasets are kept in the repository.
+Those of the report come from a corpus of the demo's simulated sources, cleaned, and are taken by Chromium. Only
+simulated pictures are shown; no pixels of real datasets are kept in the repository.
 """
 
 from __future__ import annotations
 
+import io
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +60,39 @@ def reconstruction(demo: Path, count: int = 3) -> Image.Image:
         return Image.open(out).convert("RGB")
 
 
+def simulated_corpus(out: Path) -> Path:
+    """The simulated sources of the demo, cleaned to their sectors; an existing corpus is used again."""
+    sources = ["--source", "simulated-phantoms", "--source", "simulated-lesions"]
+    subprocess.run(["openus", "build", out, "--demo", *sources, "--clean", "sector"], check=True)
+    return out
+
+
+def report_views(page: Path) -> Iterator[tuple[str, Image.Image]]:
+    """The top of a report, and its pictures before and after cleaning, as a browser shows them."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(word)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        for name, anchor, height in (("report", "", 1010), ("report-cleaning", "cleaning", 860)):
+            browser.set_window_size(1240, height)
+            browser.get(f"{page.resolve().as_uri()}#{anchor}")
+            yield name, Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    finally:
+        browser.quit()
+
+
 def main() -> None:
-    """Write docs/images/phantoms.png, and reconstruction.png when the folder of a demo is given."""
+    """Write docs/images/{phantoms,report,report-cleaning}.png, and reconstruction.png of the folder of a demo."""
     HERE.mkdir(exist_ok=True)
     contact_sheet().quantize(96).save(HERE / "phantoms.png", optimize=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        corpus = simulated_corpus(Path(scratch) / "simulated")
+        for name, picture in report_views(corpus / "report.html"):
+            picture.quantize(256, dither=Image.Dither.NONE).save(HERE / f"{name}.png", optimize=True)
     for demo in sys.argv[1:]:
         reconstruction(Path(demo)).quantize(192).save(HERE / "reconstruction.png", optimize=True)
 

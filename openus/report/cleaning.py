@@ -61,12 +61,15 @@ def pair_sheet(pairs: Sequence[tuple[bytes, Pixels]]) -> bytes:
     columns = min(_COLUMNS, len(pairs))
     lines = -(-len(pairs) // columns)
     wide, high = 2 * SIDE + _GAP, SIDE + _GAP
-    page = np.full((lines * high, columns * (wide + 2 * _GAP), 3), 255, np.uint8)
-    for number, (before, after) in enumerate(pairs):
+    firsts = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) for data, _ in pairs]
+    colour = any(first is not None and first.ndim == 3 for first in firsts)
+    page = np.full((lines * high, columns * (wide + 2 * _GAP), 3)[: 3 if colour else 2], 255, np.uint8)
+    for number, (first, (_, after)) in enumerate(zip(firsts, pairs, strict=True)):
         top, left = number // columns * high, number % columns * (wide + 2 * _GAP)
-        first = cv2.imdecode(np.frombuffer(before, np.uint8), cv2.IMREAD_COLOR)
-        for shift, picture in ((0, first), (SIDE + _GAP, cv2.cvtColor(after, cv2.COLOR_GRAY2BGR))):
+        for shift, picture in ((0, first), (SIDE + _GAP, after)):
             if picture is not None:
+                if colour and picture.ndim == 2:
+                    picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
                 place = page[top : top + picture.shape[0], left + shift : left + shift + picture.shape[1]]
                 place[:] = picture
     return encode_sheet(page)

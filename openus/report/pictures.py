@@ -81,7 +81,7 @@ def sheet(tiles: Sequence[Pixels], side: int = TILE) -> bytes:
 
 def encode_sheet(page: Pixels) -> bytes:
     """uint8 [H, W] or [H, W, 3] BGR as PNG."""
-    done, buffer = cv2.imencode(".png", page, [cv2.IMWRITE_PNG_COMPRESSION, 6])
+    done, buffer = cv2.imencode(".png", page, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise ValueError(f"cannot encode a contact sheet of {page.shape}")
     return bytes(buffer)

@@ -193,7 +193,7 @@ def test_sixty_before_and_after(cleaned: Path, browser: Any) -> None:
     assert len(sizes) == 120 and sizes[::2] == sizes[1::2]  # each in its place in a frame of one size
     assert browser.get_log("browser") == []
     with Image.open(cleaned / "report" / "cleaning-screens.png") as sheet:
-        assert sheet.mode == "RGB" and sheet.size[1] == 15 * 286
+        assert sheet.mode == "L" and sheet.size[1] == 15 * 286
     first = browser.find_element("css selector", ".pair .tile")
     browser.execute_script("arguments[0].click()", first)
     assert first.get_attribute("data-name") in browser.find_element("id", "zoom").text
