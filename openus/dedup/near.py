@@ -39,7 +39,7 @@ from openus.dedup.prints import (
     index_box,
     view_box,
 )
-from openus.dedup.slabs import Slab, search_slab
+from openus.dedup.slabs import BYTES_A_HASH, Slab, search_slab
 from openus.depot import Files
 from openus.engine.base import Engine
 from openus.pieces import Pieces, read_piece
@@ -283,11 +283,11 @@ def _meetings(
     """Pairs of strips with representatives within the radius."""
     if not len(queries) or not len(index):
         return set()
-    hashes = _gather(strips, prints, index, slice(VIEWS, None))
-    owners = np.repeat(index, INDEX_HASHES)
     met: set[tuple[int, int]] = set()
-    each = VIEWS + INDEX_HASHES
-    step = max(1, _SLAB // each)
+    each, most = VIEWS + INDEX_HASHES, max(_SLAB, engine.room // BYTES_A_HASH)
+    block = max(1, most // INDEX_HASHES)
+    # A larger slab, where the index has several blocks: each of them is sorted for every slab.
+    step = max(1, (most // 4 if len(index) > block else _SLAB) // each)
 
     def slabs() -> Iterator[Slab]:
         for at in range(0, len(queries), step):
@@ -295,9 +295,12 @@ def _meetings(
             clip, strip = (np.repeat(of[part], each) for of in (strips.clip, strips.strip))
             yield _gather(strips, prints, part, slice(None)), clip, strip
 
-    shared = hashes, strips.clip[owners], strips.strip[owners]
-    for ends in engine.spread(search_slab, shared, slabs()):
-        met |= {(min(a, b), max(a, b)) for a, b in ends.tolist()}
+    for at in range(0, len(index), block):
+        part = index[at : at + block]
+        clip, strip = (np.repeat(of[part], INDEX_HASHES) for of in (strips.clip, strips.strip))
+        shared = _gather(strips, prints, part, slice(VIEWS, None)), clip, strip
+        for ends in engine.spread(search_slab, shared, slabs()):
+            met |= {(min(a, b), max(a, b)) for a, b in ends.tolist()}
     return met
 
 

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from openus.dedup.prints import RADIUS
 from openus.dedup.search import pairs_between
 
+BYTES_A_HASH = 200
+"""Memory that searching a slab takes for each hash of its index, the hash itself included."""
+
 Slab = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
 """Hashes, uint8 [n, 32], and the clip and the strip of each, int64 [n]."""
 

@@ -17,6 +17,8 @@ class Engine(ABC):
     """Runs the tasks of a build whose files lie in `depot`."""
 
     depot: Depot
+    room: int = 1 << 62
+    """Bytes of memory that a task of `spread` may take."""
 
     @abstractmethod
     def run(

@@ -58,6 +58,7 @@ class RayEngine(Engine):
         self.depot, self.say = depot, say
         self.workers, self.memory = max(1, workers), memory
         self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self.room = self.memory
         self.lost = 0
         """Workers and machines that were lost so far."""
         self._looked, self._cpus = 0.0, 1
