@@ -18,13 +18,13 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from openus.dedup.search import _cost, choose_plan
 from openus.dedup.slabs import BYTES_A_HASH
 from openus.dedup.stage import judge
 from openus.depot import Depot
-from openus.engine.local import LocalEngine
+from openus.engine.local import LocalEngine, run_tasks
 from openus.engine.ray import MEMORY, RayEngine
 from openus.manifest import DedupSettings
 
@@ -85,6 +85,31 @@ class Meter(LocalEngine):
             answer = function(shared, task, 1)
             self.seconds[function.__name__] += time.process_time() - began
             yield answer
+
+
+class Scale(LocalEngine):
+    """One worker process, with the most memory that a task in it took."""
+
+    def __init__(self, depot: Depot) -> None:
+        super().__init__(1, depot)
+        self.peak = 0
+
+    def run(
+        self, function: Callable[[Any], Any], tasks: Iterable[Any], *more: Any, **named: Any
+    ) -> Iterator[Any]:
+        for task, (answer, peak) in run_tasks(partial(_weighed, function), tasks, 1):
+            self.peak = max(self.peak, peak)
+            yield task, answer
+
+
+def _weighed(function: Callable[[Any], Any], task: Any) -> tuple[Any, int]:
+    return function(task), peak_memory()
+
+
+def peak_memory() -> int:
+    """Bytes that this process held at most. (`getrusage` would count what it inherited over its start.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def races(folder: Path, catalogue: Catalogue, repeats: int) -> dict[str, float]:
@@ -135,14 +160,16 @@ def constants(folder: Path, catalogue: Catalogue, files: int) -> dict[str, float
     }.items():  # fmt: skip
         found[f"{name} bytes"] = sum(path.stat().st_size for path in out.glob(pattern)) / files
     found["input bytes"] = sum(path.stat().st_size for path in (folder / "files").iterdir()) / files
-    found["worker memory"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return found
+    out = folder / "weighed"
+    scale = Scale(Depot(out))
+    build(out, catalogue.corpus("scale"), catalogue, options, engine=scale)
+    return found | {"worker memory": scale.peak}
 
 
 def lead(pictures: int) -> None:
     """In a process of its own: the decision over so many pictures; prints processor seconds and peak memory."""
     rng = np.random.default_rng(0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_memory()
     with tempfile.TemporaryDirectory() as scratch:
         folder, chunks = Path(scratch), []
         for at in range(0, pictures, CHUNK):
@@ -163,8 +190,7 @@ def lead(pictures: int) -> None:
         judge(facts, chunks, DedupSettings(near="drop"), folder / "pairs.parquet", engine, lambda *_: None)
         whole = time.process_time() - began
     search = engine.seconds["search_slab"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"search": search, "lead": whole - search, "memory": peak - before}))
+    print(json.dumps({"search": search, "lead": whole - search, "memory": peak_memory() - before}))
 
 
 def leading(pictures: int) -> dict[str, float]:

@@ -28,6 +28,7 @@ from openus.places import file_system
 
 _AT_ONCE = 64  # requests under way at the same time
 _OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
+_DESCRIBING = ("corpus.json", "manifest/rejected.parquet", "manifest/duplicates.parquet")
 _NOTES = (".work/sources/*/*.parquet", ".work/sources/*/*.prints", ".work/pack/*.json", ".work/dedup/*")
 
 
@@ -67,14 +68,20 @@ class Bucket(Depot):
             yield
         shutil.rmtree(self.folder, ignore_errors=True)  # all of it is in storage
 
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[None]:
+        with tempfile.TemporaryDirectory(dir=_made(self.folder.parent)) as own:
+            self.folder = Path(own) / "corpus"  # beside a build on this machine, not in its way
+            self.folder.mkdir()
+            mount(self)
+            self._list()
+            there = [path for name in _DESCRIBING if self.size(path := self.folder / name) is not None]
+            self.fetch(*there)
+            yield
+
     def _synchronise(self) -> None:
         """List what is there; the stand-in forgets what is not, and gets the marks of what is done."""
-        system, root = file_system(self.url)
-        with self._said():
-            system.invalidate_cache()
-            found = system.find(root, detail=True) if system.exists(root) else {}
-        prefix = len(root.rstrip("/")) + 1
-        self._sizes = {name[prefix:]: facts["size"] for name, facts in found.items()}
+        self._list()
         for path in super().files():
             name = self._name(path)
             # What a stage made of chunks has its inputs in its name; all else may have changed meanwhile.
@@ -82,6 +89,14 @@ class Bucket(Depot):
             if not same and name != ".work/lock":
                 path.unlink()
         self.fetch(*(path for note in _NOTES for path in self.files() if path.match(note)))
+
+    def _list(self) -> None:
+        system, root = file_system(self.url)
+        with self._said():
+            system.invalidate_cache()
+            found = system.find(root, detail=True) if system.exists(root) else {}
+        prefix = len(root.rstrip("/")) + 1
+        self._sizes = {name[prefix:]: facts["size"] for name, facts in found.items()}
 
     def files(self) -> list[Path]:
         return [
@@ -219,9 +234,14 @@ class _Around(Generic[Task, Result]):
         for path in set(files.gives) - set(files.back):
             path.unlink(missing_ok=True)
         for path in files.needs:
-            if path.suffix in (".bin", ".tar"):
+            if path.suffix in (".bin", ".tar") and path.is_relative_to(bucket.folder):
                 path.unlink(missing_ok=True)
         return result
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from openus.options import (
     ManifestsOption,
     MirrorOption,
     OfflineOption,
+    PlaceArgument,
 )
 from openus.publish import cli as publish_options
 
@@ -173,7 +174,7 @@ def doctor(
     short_help="Check every byte and every account.", epilog="Example:  openus verify openus-46 --deep"
 )
 def verify(
-    out: CorpusArgument,
+    out: PlaceArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every picture, too.")] = False,
     workers: WorkersOption = CPUS,
     quiet: QuietOption = False,

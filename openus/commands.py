@@ -277,23 +277,28 @@ def _await_person(source: Source, cache: Path) -> None:
             console.err.print(f"still missing: {', '.join(state.missing)}", markup=False, soft_wrap=True)
 
 
-def verify_corpus(out: Path, *, deep: bool, workers: int, quiet: bool, as_json: bool) -> None:
+def verify_corpus(out: str, *, deep: bool, workers: int, quiet: bool, as_json: bool) -> None:
     """Verify a corpus; raises after naming every problem."""
+    from openus.depot import depot
     from openus.publish.checks import record_verified
     from openus.shards.verify import verify
 
-    with reporter(quiet or as_json, "samples") as report:
-        verdict = verify(out, deep=deep, workers=workers, report=report)
+    home = depot(out)
+    with home.reader(), reporter(quiet or as_json, "samples") as report:
+        verdict = verify(home.folder, deep=deep, workers=workers, report=report, home=home)
     if as_json:
         console.print_json(vars(verdict) | {"sound": not verdict.problems})
     else:
         views.verdict(out, verdict, deep)
     if verdict.problems:
-        raise OpenUSError(
-            f"{out}: {len(verdict.problems)} problems; 'openus repair {out}' mends what is damaged"
-        )
+        mend = f"'openus repair {out}' mends what is damaged"
+        if home.remote:
+            mend = "remove the files that are damaged, and run 'openus build' again to write them anew"
+        raise OpenUSError(f"{out}: {len(verdict.problems)} problems; {mend}")
+    if home.remote:
+        return
     try:
-        record_verified(out, deep)  # what `openus publish` asks for
+        record_verified(home.folder, deep)  # what `openus publish` asks for
     except OSError as error:
         console.err.print(f"{out}: the result cannot be noted there ({error.strerror})", style="yellow")
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +41,10 @@ class Depot:
         from openus.ledger import one_builder
 
         return one_builder(self.folder / ".work")
+
+    def reader(self) -> AbstractContextManager[None]:
+        """Look at the corpus without building. Raises `CorpusError` where storage cannot be read."""
+        return nullcontext()
 
     def around(
         self, function: Callable[[Task], Result], files: Callable[[Task], Files] | None

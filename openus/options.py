@@ -20,6 +20,7 @@ ManifestsOption = Annotated[
     Path | None,
     typer.Option("--manifests", help="A folder with manifests of your own, added to the built-in ones."),
 ]
+PlaceArgument = Annotated[str, typer.Argument(help="A corpus folder, or its address.", show_default=False)]
 CorpusArgument = Annotated[Path, typer.Argument(help="A corpus folder.", show_default=False)]
 EngineOption = Annotated[str, typer.Option("--engine", help="Where the work runs: local or ray.")]
 AddressOption = Annotated[

@@ -291,7 +291,7 @@ def _build_row(table: Table, item: SourceResult, entry: Mapping[str, Any]) -> No
     )
 
 
-def verdict(folder: Path, found: Verdict, deep: bool) -> None:
+def verdict(folder: str, found: Verdict, deep: bool) -> None:
     """The result of `openus verify`."""
     for problem in found.problems[:_SHOWN_PROBLEMS]:
         out.print(f"[red]✗[/] {escape(problem)}", soft_wrap=True)

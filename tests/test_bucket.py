@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -69,9 +70,15 @@ def test_a_corpus_in_storage_is_the_local_one(
     assert f"openus verify {URL}" in done.stdout
     assert digests(storage, URL, tmp_path / "got") == toys.digests(local)
     assert not list((tmp_path / "scratch").rglob("*.tar")) and not storage.exists(f"{URL}/.work/claim.json")
+    assert toys.run([sys.executable, "-m", "openus.cli", "verify", URL, "--deep"]).returncode == 0
     # Again, on a machine that knows nothing: no stage is redone, and what does not belong goes.
     before = {name: facts["LastModified"] for name, facts in storage.find(URL, detail=True).items()}
     storage.pipe_file(f"{URL}/pretrain/pretrain-000099.tar", b"of an older plan")
+    check = toys.run([sys.executable, "-m", "openus.cli", "verify", URL])
+    assert (
+        check.returncode == 1
+        and "pretrain-000099.tar: a shard that corpus.json does not know" in check.stdout
+    )
     assert toys.run(words).returncode == 0
     after = {name: facts["LastModified"] for name, facts in storage.find(URL, detail=True).items()}
     assert after.keys() == before.keys()

@@ -75,8 +75,9 @@ class RayEngine(Engine):
             {"num_cpus": self.workers, "include_dashboard": _has_dashboard()} if own else {}
         )
         try:
+            _knock(self.address)
             context = ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **size)
-        except (ConnectionError, ValueError, TimeoutError) as error:
+        except (OSError, ValueError) as error:
             raise UsageError(
                 f"--address {self.address}: no Ray cluster answers ({error}); start one with 'ray start --head', "
                 "or leave --address out for one on this machine"
@@ -249,6 +250,13 @@ class RayEngine(Engine):
                 f"a machine of the Ray cluster cannot do the work ({text}); install the same openus and Python on it"
             ) from error
         return answers
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @dataclass

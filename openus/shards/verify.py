@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from openus.dedup.hashes import pixel_sha256
-from openus.engine.local import run_tasks
+from openus.depot import Depot, Files
+from openus.engine.local import LocalEngine
 from openus.pack import MASK
 from openus.shards.corpus import read_corpus
 from openus.shards.parquet import read_parquet
@@ -29,6 +30,16 @@ class ShardCheck:
     set: str
     entry: dict[str, Any]
     deep: bool
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """The shard and its manifest."""
+        return self.root / self.set / self.entry["file"], self.root / "manifest" / self.entry["manifest"]
+
+
+def check_files(check: ShardCheck) -> Files:
+    """What `check_shard` reads."""
+    return Files(needs=check.paths)
 
 
 @dataclass
@@ -47,14 +58,18 @@ def verify(
     deep: bool = False,
     workers: int = 0,
     report: Callable[[str, int, int | None], None] | None = None,
+    home: Depot | None = None,
 ) -> Verdict:
     """Check a corpus folder: hashes of all files, each sample's byte range, the accounting of each source.
 
     With `deep` every picture is decoded too, and lossless ones are compared with their pixel hash.
 
+    `home` is where a corpus lies that `root` only stands in for (a `Depot` that is being read).
+
     Raises:
         CorpusError: `root` holds no corpus this version can read.
     """
+    home = home or Depot(root)
     summary = read_corpus(root)
     checks = [
         ShardCheck(root, name, entry, deep)
@@ -67,7 +82,11 @@ def verify(
         report("verify", 0, total)
     keys: Counter[tuple[bool, str]] = Counter()
     kept: Counter[str] = Counter()
-    for check, found in run_tasks(check_shard, checks, workers):
+    if home.remote:  # what is not there cannot be brought here
+        gone = [check for check in checks if any(home.size(path) is None for path in check.paths)]
+        verdict.problems += [f"{check.set}/{check.entry['file']}, or its manifest: missing" for check in gone]
+        checks = [check for check in checks if check not in gone]
+    for check, found in LocalEngine(workers, home).run(check_shard, checks, files=check_files):
         problems, shard_keys, sources = found
         verdict.problems += problems
         verdict.shards += 1
@@ -80,7 +99,7 @@ def verify(
         if report:
             report("verify", check.entry["samples"], total)
     verdict.problems += [f"key {key} stands {n} times in the corpus" for (_, key), n in keys.items() if n > 1]
-    verdict.problems += _strays(root, summary)
+    verdict.problems += _strays(home, summary)
     verdict.problems += _accounting(root, summary, kept)
     verdict.problems.sort()
     return verdict
@@ -88,8 +107,8 @@ def verify(
 
 def check_shard(check: ShardCheck) -> tuple[list[str], list[str], Counter[str]]:
     """Check one shard; returns its problems, its keys and its samples per source."""
-    entry, root = check.entry, check.root
-    path, manifest = root / check.set / entry["file"], root / "manifest" / entry["manifest"]
+    entry, _root = check.entry, check.root
+    path, manifest = check.paths
     where = f"{check.set}/{entry['file']}"
     try:
         data = path.read_bytes()
@@ -165,10 +184,11 @@ def _check_members(rows: list[dict[str, Any]], path: Path, where: str) -> list[s
     return []
 
 
-def _strays(root: Path, summary: dict[str, Any]) -> list[str]:
+def _strays(home: Depot, summary: dict[str, Any]) -> list[str]:
     """Shards that nobody lists: a reader with a wild card would take them for samples."""
     known = {f"{name}/{e['file']}" for name, part in summary["sets"].items() for e in part["shards"]}
-    found = {path.relative_to(root).as_posix() for path in root.glob("*/*.tar")}
+    places = (path.relative_to(home.folder) for path in home.files())
+    found = {path.as_posix() for path in places if path.match("*/*.tar") and len(path.parts) == 2}
     return [f"{name}: a shard that corpus.json does not know" for name in sorted(found - known)]
 
 
