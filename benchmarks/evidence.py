@@ -145,25 +145,14 @@ def main() -> None:
         models |= {"scratch": "scratch:tiny"}
         models.pop("resnet50")
     fresh = [name for name in models if name not in ("outlines", "mae")]
-    table(s, "from-scratch", "bus-bra", {name: models[name] for name in fresh}, 2, "table")
-    if pretrain(s):
-        table(
-            s,
-            "lesions",
-            "bus-bra-lesion",
-            {"mae": models["mae"]},
-            5,
-            "lesions",
-            "--set",
-            "epochs=20",
-            "--set",
-            "resamples=50",
-        )
+    lesion = ("--set", "epochs=20", "--set", "resamples=50")
+    if pretrain(s):  # alone: networks that take turns on a GPU slow each other down by their number
+        table(s, "lesions", "bus-bra-lesion", {"mae": models["mae"]}, 5, "lesions", *lesion)
         if s.wait("lesions"):
-            table(
-                s, "pretrained", "bus-bra", {name: models[name] for name in ("outlines", "mae")}, 6, "table"
-            )
+            begun = {name: models[name] for name in ("outlines", "mae")}
+            table(s, "pretrained", "bus-bra", begun, 6, "table")
             s.wait("pretrained")
+    table(s, "from-scratch", "bus-bra", {name: models[name] for name in fresh}, 4, "table")
     s.wait("from-scratch")
     s.deadline = time.monotonic() + (600 if s.tiny else 60)
     done = {name: spec for name, spec in models.items() if complete(s, name)}

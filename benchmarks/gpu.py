@@ -131,8 +131,11 @@ def build(who: str, config: MAEConfig, device: torch.device, compiled: bool) -> 
     return peer(who, config, device, compiled, best=who == "peer")
 
 
-def fed(session: Session, tiny: bool, workers: int, data: Path | None) -> dict[str, float]:
-    """Pretrain ViT-B from shards on disk through the loader, pictures kept decoded; the log's last lines."""
+def fed(session: Session, tiny: bool, workers: int, data: Path | None) -> dict[str, float] | None:
+    """Pretrain ViT-B from shards on disk through the loader, pictures kept decoded; the log's last lines.
+
+    None where the time ended before the first steps.
+    """
     batch = 8 if tiny else BATCH["base"]
     with tempfile.TemporaryDirectory() as folder:
         corpus = data or Path(folder) / "corpus"
@@ -157,6 +160,8 @@ def fed(session: Session, tiny: bool, workers: int, data: Path | None) -> dict[s
             device=str(session.device), max_time=max(20.0, session.left() - 20),
         )  # fmt: skip
         lines = [line for line in read_log(Path(folder) / "run") if "loss" in line]
+    if len(lines) < 2:
+        return None  # stopped before it was at work
     settled = lines[len(lines) // 2 :]  # by then everything is decoded and compiled
     rate = sum(line["images_per_second"] for line in settled) / len(settled)
     wait = sum(line["data_wait"] for line in settled) / len(settled)
@@ -226,13 +231,34 @@ def main() -> None:
         f"{'size':<7}{'who':<11}{'form':<10}{'batch':>6}{'images/s':>10}{'MFU':>8}{'of product':>12}{'GiB':>7}"
     )
 
-    results, skipped = [], []
+    results: list[Result] = []
+    skipped: list[str] = []
     loader: dict[str, float] | None = None
+
+    def report() -> str:
+        """All there is so far as one JSON line, also written to --out: what was measured outlives a cut."""
+        ratios = ratios_of(results, loader)
+        line = {
+            "name": "gpu", "date": time.strftime("%Y-%m-%d"), "machine": machine(device),
+            "copy_gb_s": round(session.copy / 1e9, 1), "product_tflop_s": round(session.product / 1e12, 2),
+            "results": [asdict(r) for r in results], "loader": loader, "left_out": skipped,
+            "seconds": round(time.monotonic() - began, 1), "ratios": ratios, "goals": GOALS,
+            "holds": all(name in ratios for name in GOALS)
+            and all(ratios[n] <= g if n == "data_wait" else ratios[n] >= g for n, g in GOALS.items()),
+        }  # fmt: skip
+        text = json.dumps(line)
+        if options.out is not None:
+            options.out.write_text(text + "\n")
+        return text
+
     for number, (size, who, compiled) in enumerate(schedule(options.tiny)):
-        if number == 1:  # right after the first: the data path matters more than the third peer
+        if number == 3:  # after the peers, which need no compiling
             loader = fed(session, options.tiny, 0 if options.tiny else options.workers, options.data)
-            print(f"        ViT fed by the loader: {loader['images_per_second']:,.1f} images/s, waiting for data "
-                  f"{loader['data_wait']:.2%} of the time ({loader['workers']:.0f} workers)", flush=True)  # fmt: skip
+            if loader is None:
+                skipped.append("the loader")
+            else:
+                print(f"        ViT fed by the loader: {loader['images_per_second']:,.1f} images/s, waiting for data "
+                      f"{loader['data_wait']:.2%} of the time ({loader['workers']:.0f} workers)", flush=True)  # fmt: skip
         form = "compiled" if compiled else "eager"
         if session.left() < EXPECTED[form]:
             skipped.append(f"{size} {who} {form}")
@@ -242,6 +268,7 @@ def main() -> None:
         mfu = "-" if result.mfu is None else f"{result.mfu:.1%}"
         print(f"{size:<7}{who:<11}{form:<10}{result.batch:>6}{result.images_per_second:>10,.1f}{mfu:>8}"
               f"{result.of_product:>12.1%}{result.memory_gib:>7.1f}", flush=True)  # fmt: skip
+        report()
         torch.compiler.reset()
         gc.collect()
         if device.type == "cuda":
@@ -249,17 +276,7 @@ def main() -> None:
     if skipped:
         print(f"left out for want of time: {', '.join(skipped)}")
 
-    ratios = ratios_of(results, loader)
-    line = {
-        "name": "gpu", "machine": machine(device), "copy_gb_s": round(session.copy / 1e9, 1),
-        "product_tflop_s": round(session.product / 1e12, 2), "results": [asdict(r) for r in results], "loader": loader,
-        "left_out": skipped, "seconds": round(time.monotonic() - began, 1), "ratios": ratios, "goals": GOALS,
-        "holds": all(name in ratios for name in GOALS)
-        and all(ratios[n] <= g if n == "data_wait" else ratios[n] >= g for n, g in GOALS.items()),
-    }  # fmt: skip
-    text = json.dumps(line)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    text = report()
     print("\n" + text)
 
 

@@ -26,7 +26,7 @@ class PatchEmbed(nn.Module):
 
 # Who computes attention: "sdpa", PyTorch's fused kernels; "short", ours for at most 256 tokens
 # (`usfmae.model.short_attention`), an error where they cannot run; "auto", ours wherever they can.
-ATTENTION = "sdpa"
+ATTENTION = "auto"
 HAS_TRITON = find_spec("triton") is not None
 
 
