@@ -257,8 +257,8 @@ def main() -> None:
             if loader is None:
                 skipped.append("the loader")
             else:
-                print(f"        ViT fed by the loader: {loader['images_per_second']:,.1f} images/s, waiting for data "
-                      f"{loader['data_wait']:.2%} of the time ({loader['workers']:.0f} workers)", flush=True)  # fmt: skip
+                rate, wait = f"{loader['images_per_second']:,.1f} images/s", f"{loader['data_wait']:.2%}"
+                print(f"        fed by the loader: {rate}, waiting {wait} of the time", flush=True)
         form = "compiled" if compiled else "eager"
         if session.left() < EXPECTED[form]:
             skipped.append(f"{size} {who} {form}")
