@@ -235,9 +235,9 @@ def _chunks(result: SourceResult, corpus: Corpus, work: Path, seconds: float) ->
     assert selection is not None and tree is not None
     state = inputs_state(result.roots, {entry.path for entry in tree.entries()})
     held_out = result.set != PRETRAIN
-    level = corpus.clean_sources.get(source.slug, source.clean or corpus.clean.level)
-    clean = corpus.clean.model_copy(update={"level": level})
-    shown = {} if level == "none" else shares((image.member for image in selection.images), corpus.seed)
+    clean = corpus.clean_of(source)
+    cleaned = clean.level != "none"
+    shown = shares((image.member for image in selection.images), corpus.seed) if cleaned else {}
     for number, members in enumerate(_groups(selection.images, _CHUNK_FILES[source.kind])):
         yield ChunkSpec(
             source=source.slug,

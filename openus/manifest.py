@@ -206,6 +206,18 @@ class Expected(_Strict):
     labels: dict[str, dict[Text, int]] = {}
 
 
+class CleanChoice(_Strict):
+    """What a source wants to be cleaned otherwise than its corpus says; None leaves it to the corpus. The fields are
+    those of `CleanSettings`."""
+
+    level: CleanLevel | None = None
+    look: int | None = Field(default=None, ge=1)
+    doppler: Literal["keep", "drop", "mask"] | None = None
+    doppler_share: float | None = Field(default=None, ge=0, le=1)
+    fill: Literal["local", "inpaint"] | None = None
+    max_altered: float | None = Field(default=None, ge=0, le=1)
+
+
 class Source(_Strict):
     """One dataset. See the module's docstring; every field's fact comes from the dataset's dossier."""
 
@@ -237,8 +249,8 @@ class Source(_Strict):
     split: Rule | None = None
     """The official split or fold of each sample, as published."""
     masks: Masks | None = None
-    clean: CleanLevel | None = None
-    """The level of cleaning this source wants, where it differs from the corpus's."""
+    clean: CleanLevel | CleanChoice | None = None
+    """The level of cleaning this source wants, or more of its settings, where they differ from the corpus's."""
     expected: Expected = Expected()
     code: str | None = None
     """Module in ``openus.sources`` with the one small function this source needs."""
@@ -353,6 +365,14 @@ class Corpus(_Strict):
     """Levels of cleaning that replace those of the sources, by slug."""
     dedup: DedupSettings = DedupSettings()
     pack: PackSettings = PackSettings()
+
+    def clean_of(self, source: Source) -> CleanSettings:
+        """How a source is cleaned: by the corpus, its own manifest, and the levels the corpus gives by name."""
+        own = source.clean if isinstance(source.clean, CleanChoice) else CleanChoice(level=source.clean)
+        chosen = own.model_dump(exclude_none=True)
+        if source.slug in self.clean_sources:
+            chosen["level"] = self.clean_sources[source.slug]
+        return self.clean.model_copy(update=chosen)
 
 
 class Protocol(_Strict):
