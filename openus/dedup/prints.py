@@ -56,9 +56,9 @@ def content_box(pixels: Pixels) -> Box:
     lit = pixels > _LIT
     if level > _LIT and _beyond(ring, level).mean() <= 1 - _UNIFORM:
         lit = _beyond(pixels, level)
-    rows = np.flatnonzero(lit.mean(axis=1) > _LIT_SHARE)
-    columns = np.flatnonzero(lit.mean(axis=0) > _LIT_SHARE)
     height, width = pixels.shape
+    rows = np.flatnonzero(np.count_nonzero(lit, axis=1) > _LIT_SHARE * width)
+    columns = np.flatnonzero(np.count_nonzero(lit, axis=0) > _LIT_SHARE * height)
     if len(rows) < max(8, height // 8) or len(columns) < max(8, width // 8):
         return WHOLE
     return rows[0] / height, (rows[-1] + 1) / height, columns[0] / width, (columns[-1] + 1) / width
@@ -125,16 +125,22 @@ def _shrink(pixels: Pixels, side: int) -> Pixels:
 
 def _hashes(square: Pixels, windows: tuple[Box, ...]) -> NDArray[np.uint8]:
     """256-bit hashes of windows: the low frequencies of each against their median, the mean left out."""
-    picture = square.astype(np.float32)
-    side = len(picture)
-    rows: dict[tuple[float, float], NDArray[np.float32]] = {}
-    low = np.empty((len(windows), _LOW * _LOW), np.float32)
-    for number, (top, bottom, left, right) in enumerate(windows):
-        if (top, bottom) not in rows:
-            rows[top, bottom] = _transform(top, bottom, side) @ picture
-        low[number] = (rows[top, bottom] @ _transform(left, right, side).T).ravel()
-    median = np.median(low[:, 1:], axis=1, keepdims=True)
+    spans, top, left = _spans(windows)
+    transforms = np.stack([_transform(*span, len(square)) for span in spans])
+    # Windows share their spans: each is transformed once along either side, all windows by one product.
+    rows = transforms @ square.astype(np.float32)
+    low = (rows[top] @ transforms[left].swapaxes(1, 2)).reshape(len(windows), _LOW * _LOW)
+    middle = (_LOW * _LOW - 1) // 2
+    median = np.partition(low[:, 1:], middle, axis=1)[:, middle, None]
     return np.packbits(low > median, axis=1)
+
+
+@cache
+def _spans(windows: tuple[Box, ...]) -> tuple[tuple[tuple[float, float], ...], list[int], list[int]]:
+    """The different spans of windows along a side, and of each window which it has from top to bottom and across."""
+    spans = tuple(dict.fromkeys(span for box in windows for span in (box[:2], box[2:])))
+    places = {span: place for place, span in enumerate(spans)}
+    return spans, [places[box[:2]] for box in windows], [places[box[2:]] for box in windows]
 
 
 @cache
