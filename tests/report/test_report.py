@@ -24,6 +24,7 @@ from openus.report.cleaning import read_before
 from openus.report.data import choose, read_facts, records
 from openus.report.duplicates import groups, matrix
 from tests.helpers import toys
+from tests.helpers.browser import headless
 from tests.test_audit import build, write_home
 
 
@@ -41,19 +42,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    page = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield page
-    page.quit()
+    with headless() as page:
+        yield page
 
 
 def _visible(page: Any, selector: str) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from openus.errors import UsageError
+from tests.helpers.browser import headless
 from tests.tasks.conftest import Ended
 from usfmae.tasks.attention import gradient_map, rollout
 from usfmae.tasks.features import extract
@@ -105,6 +106,30 @@ def test_page_of_a_pretrained_model(usfmae: Cli, corpus: Path, weights: Path, tm
     page = Page(tmp_path / "index.html")
     assert len(page.addresses) == 4 and all(a.startswith("data:image/png;base64,") for a in page.addresses)
     assert any("no classes, so there are no gradient maps" in words for words in page.words)
+
+
+@pytest.mark.long
+def test_umap_keeps_neighbours_together_and_a_seed_decides() -> None:
+    rng = np.random.default_rng(0)
+    which = np.repeat(np.arange(3), 40)
+    features = (10 * np.eye(3, 8)[which] + rng.normal(size=(120, 8))).astype(np.float32)
+    points = project(features, "umap", 0)
+    assert points.shape == (120, 2) and np.array_equal(points, project(features, "umap", 0))
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2) + np.where(np.eye(120), np.inf, 0)
+    assert (which[apart.argmin(1)] == which).mean() > 0.95
+
+
+def test_a_browser_shows_the_page_whole(usfmae: Cli, corpus: Path, weights: Path, tmp_path: Path) -> None:
+    assert (
+        usfmae("show", weights, corpus, "-o", tmp_path, "--count", 2, "--device", "cpu", "-q").returncode == 0
+    )
+    with headless() as page:
+        page.get((tmp_path / "index.html").as_uri())
+        sizes = page.execute_script("return [...document.images].map(e => [e.naturalWidth, e.clientWidth])")
+        assert len(sizes) == 4 and all(own > 0 and 0 < shown <= 1200 for own, shown in sizes)
+        assert page.get_log("browser") == []
+        wide = page.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        assert wide, "the page must be scrolled sideways"
 
 
 def test_page_of_a_classifier_by_label(usfmae: Cli, corpus: Path, model: Path, tmp_path: Path) -> None:

@@ -351,6 +351,7 @@ def show(
     colour: Annotated[
         str, typer.Option("--colour", help="Of the map: source, anatomy, kind, split, or a label.")
     ] = "source",
+    layout: Annotated[str, typer.Option("--map", help="How the map is laid out: pca or umap.")] = "pca",
     count: Annotated[int, typer.Option("--count", min=1, max=24, help="Images in each sheet.")] = 8,
     most: Annotated[int, typer.Option("--points", min=3, help="Images in the map, at most.")] = 1500,
     size: Annotated[
@@ -367,8 +368,8 @@ def show(
     from usfmae.tasks.show import show as work
 
     page = work(
-        model, data, out, set_name=set_, colour=colour, count=count, most=most, size=size, seed=seed,
-        device=device, quiet=quiet or json_,
+        model, data, out, set_name=set_, colour=colour, layout=_word(layout, "map", ("pca", "umap")), count=count,
+        most=most, size=size, seed=seed, device=device, quiet=quiet or json_,
     )  # fmt: skip
     if json_:
         console.print_json({"page": str(page)})

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import base64
 import html
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from usfmae.tasks.recipe import Aspect
 from usfmae.tasks.training import pick_device
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
+Layout = Literal["pca", "umap"]
 _COLUMNS = ("source", "anatomy", "kind", "set", "split")
 
 
@@ -52,6 +54,7 @@ def show(
     *,
     set_name: str = "pretrain",
     colour: str = "source",
+    layout: Layout = "pca",
     count: int = 8,
     most: int = 1500,
     size: int | None = None,
@@ -61,8 +64,8 @@ def show(
 ) -> Path:
     """Make the page of a model on a set of a corpus; returns its path.
 
-    colour: a column of the rows (source, anatomy, kind, set, split) or a label. count: pictures in each sheet;
-    most: points of the map. Raises UsageError, CorpusError, WeightsError.
+    colour: a column of the rows (source, anatomy, kind, set, split) or a label; layout and most: of the map and its
+    points; count: pictures in each sheet. Raises UsageError, CorpusError, WeightsError.
     """
     config = read_folder_config(str(model))
     shape = config.get("input", {})
@@ -88,7 +91,7 @@ def show(
         )
     ]
     sections = [
-        _map(out / "map.png", features, words, colour),
+        _map(out / "map.png", features, words, colour, layout, seed),
         _looks(out / "looks.png", model, config, network, images[few], [keys[i] for i in few], on),
         _reconstruction(out / "reconstruction.png", model, images[few[: min(count, 4)], 0], seed),
         _neighbours(out / "neighbours.png", features, images, few[: min(count, 6)], clips, words),
@@ -115,8 +118,26 @@ def colours(table: Any, colour: str) -> list[str]:
     return [row.get(colour, "") for row in labels]
 
 
-def project(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Features [N, D] to their first two principal components [N, 2], each with its larger end positive."""
+def project(features: NDArray[np.float32], how: Layout = "pca", seed: int = 0) -> NDArray[np.float32]:
+    """Features [N, D] to points of a plane [N, 2]; UsageError where UMAP is asked for and not installed.
+
+    ``pca``: the first two principal components, each with its larger end positive. ``umap``: McInnes et al. 2018, by
+    cosine, the same for the same seed.
+    """
+    if how == "umap":
+        try:
+            from umap import UMAP
+        except ImportError as error:
+            raise UsageError(
+                "--map umap needs umap-learn; install it with: pip install 'openus[umap]'"
+            ) from error
+        near = min(15, len(features) - 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a fixed seed leaves one thread: wanted
+            fitted = UMAP(n_neighbors=near, metric="cosine", random_state=seed, init="pca").fit_transform(
+                features
+            )
+        return np.asarray(fitted, np.float32)
     centred = features.astype(np.float64) - features.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:2] * np.sign(axes[:2][range(len(axes[:2])), np.abs(axes[:2]).argmax(1)])[:, None]
@@ -140,11 +161,16 @@ def nearest(
     return found
 
 
-def _map(path: Path, features: NDArray[np.float32], words: list[str], colour: str) -> Section:
-    map_png(path, project(features), words)
+def _map(
+    path: Path, features: NDArray[np.float32], words: list[str], colour: str, how: Layout, seed: int
+) -> Section:
+    map_png(path, project(features, how, seed), words)
+    what = {
+        "pca": "First two principal components of the mean patch token of each image",
+        "umap": "UMAP of the mean patch token of each image (cosine; neighbourhoods count, axes and sizes do not)",
+    }
     text = (
-        f"First two principal components of the mean patch token of each image, coloured by {colour}. Distances in "
-        "the plane are only part of the distances there are."
+        f"{what[how]}, coloured by {colour}. Distances in the plane are only part of the distances there are."
     )
     return Section("Features", text, path)
 
