@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from usfmae.tasks.recipe import FinetuneRecipe
@@ -23,9 +23,11 @@ def make_optimizer(body: nn.Module, recipe: FinetuneRecipe) -> torch.optim.AdamW
     groups: Any = []
     for part in _parts(body):
         exempt = part.no_weight_decay() if hasattr(part, "no_weight_decay") else ()
-        decay = 1.0 if part is not body and not hasattr(part, "no_weight_decay") else recipe.layer_decay
+        if recipe.layer_decay == 1 or (part is not body and not hasattr(part, "no_weight_decay")):
+            groups += param_groups_weight_decay(part, recipe.weight_decay, no_weight_decay_list=exempt)
+            continue
         groups += param_groups_layer_decay(
-            part, recipe.weight_decay, no_weight_decay_list=exempt, layer_decay=decay
+            part, recipe.weight_decay, no_weight_decay_list=exempt, layer_decay=recipe.layer_decay
         )
     for group in groups:
         group.pop("use_fallback", None)
