@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
@@ -10,6 +11,10 @@ import pandas as pd
 from openus.report.data import Facts
 
 _SAME = "same pixels as "
+_NEAR = "near copy ({:.2f}, {} bits) of {}"
+_WORDS = re.compile(
+    r"same pixels as |near copy \([^)]*\) of |\d+ bits from |more than \d+ frames of one clip, after "
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +60,33 @@ def groups(facts: Facts) -> list[Group]:
 
 
 def joins(facts: Facts) -> list[Join]:
-    """What was dropped as a duplicate, and of what."""
+    """What was dropped as a duplicate, and of what; then the copies that stayed side by side (in held-out sets)."""
     gone = facts.rejected[facts.rejected["stage"] == "dedup"]
     found = []
     for source, member, index, reason, detail in zip(
         *(gone[name] for name in ("source", "member", "index", "reason", "detail")), strict=True
     ):
-        right = detail.removeprefix(_SAME) if detail.startswith(_SAME) else _named(detail)
-        found.append(Join(f"{source}/{member}#{index}", right, reason, detail))
-    return found
+        found.append(Join(f"{source}/{member}#{index}", _named(detail), reason, detail))
+    return found + _both_kept(facts)
+
+
+def _both_kept(facts: Facts) -> list[Join]:
+    table = facts.duplicates
+    if table is None:
+        return []
+    both = table[(table["decision_a"] == "kept") & (table["decision_b"] == "kept")]
+    return [
+        Join(left, right, "kept", f"{_SAME}{right}" if kind == "exact" else _NEAR.format(score, bits, right))
+        for left, right, kind, score, bits in zip(
+            *(both[name] for name in ("name_b", "name_a", "kind", "score", "distance")), strict=True
+        )
+    ]
 
 
 def _named(detail: str) -> str:
-    """The sample that a join names: its last word, by the contract of `rejected.parquet`."""
-    return detail.rsplit(" ", 1)[-1] if detail else ""
+    """The sample that a join names: what follows the words of `rejected.parquet`, else the last word."""
+    known = _WORDS.match(detail)
+    return detail[known.end() :] if known else detail.rsplit(" ", 1)[-1]
 
 
 def matrix(facts: Facts, found: list[Group]) -> tuple[list[str], list[list[int]]]:
@@ -79,7 +97,7 @@ def matrix(facts: Facts, found: list[Group]) -> tuple[list[str], list[list[int]]
         owner = str(facts.rows["source"].iat[first])
         for position in group.kept[1:]:
             counts[str(facts.rows["source"].iat[position]), owner] += 1
-        for join in group.joins:
+        for join in (join for join in group.joins if join.reason != "kept"):
             counts[join.left.split("/", 1)[0], owner] += 1
     names = [name for name in facts.sources if any(name in pair for pair in counts)]
     return names, [[counts[row, column] for column in names] for row in names]

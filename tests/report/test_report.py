@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -22,7 +24,7 @@ from openus.errors import CorpusError
 from openus.report import write_report
 from openus.report.cleaning import read_before
 from openus.report.data import choose, read_facts, records
-from openus.report.duplicates import groups, matrix
+from openus.report.duplicates import _named, groups, matrix
 from tests.helpers import toys
 from tests.helpers.browser import headless
 from tests.test_audit import build, write_home
@@ -131,6 +133,33 @@ def test_duplicates_and_leaks_are_named(corpus: Path) -> None:
     }
     text = (corpus / "report.html").read_text()
     assert "toy-images/pictures/leaked.png#0" in text and "toy-images/pictures/repeat.png#0" in text
+
+
+def test_joins_of_pictures_that_stay_are_told_and_counted_once(corpus: Path) -> None:
+    facts = read_facts(corpus)
+    bench = facts.rows.index[facts.rows["source"] == "toy-bench"][:2]
+    names = facts.rows["name"][bench].tolist()
+    rows = facts.rows.copy()
+    rows.loc[bench, "cluster"] = rows["cluster"][bench[0]]
+    join = {"name_a": names[0], "name_b": names[1], "kind": "near", "score": 0.93, "distance": 7}
+    join |= {"decision_a": "kept", "decision_b": "kept"}
+    before = matrix(facts, groups(facts))[1]
+    joined = replace(facts, rows=rows, duplicates=pd.DataFrame([join]))
+    found = next(group for group in groups(joined) if any(j.reason == "kept" for j in group.joins))
+    kept = [j for j in found.joins if j.reason == "kept"]
+    assert [(j.left, j.right, j.detail) for j in kept] == [
+        (names[1], names[0], f"near copy (0.93, 7 bits) of {names[0]}")
+    ]
+    assert sum(map(sum, matrix(joined, groups(joined))[1])) == sum(map(sum, before)) + 1
+
+
+@pytest.mark.parametrize(
+    "detail",
+    ["same pixels as s/a b.png#0", "near copy (0.91) of s/a b.png#0", "12 bits from s/a b.png#0",
+     "more than 60 frames of one clip, after s/a b.png#0"],
+)  # fmt: skip
+def test_names_with_spaces_are_whole(detail: str) -> None:
+    assert _named(detail) == "s/a b.png#0"
 
 
 def test_sheets_hold_the_pictures(corpus: Path) -> None:
