@@ -151,29 +151,33 @@ def _loading(plan: Plan, repository: Repository, shards: dict[str, list[ShardInf
     if not repository.pixels:
         return (
             "```python\nimport datasets\n\n"
-            f'rows = datasets.load_dataset("ORG/{repository.name}", "{first}", split="{split_of(first)}")\n```'
+            f'rows = datasets.load_dataset("{repository.address}", "{first}", split="{split_of(first)}")\n```'
         )
     last = len(shards[first]) - 1
+    numbers = f"{{000000..{last:06d}}}" if last else "000000"
+    train = ""
+    if "pretrain" in shards:
+        train = f"""```sh
+usfmae pretrain hf://datasets/{repository.address} --out RUN  # each sample once an epoch, exact resume
+```
+
+"""
     return f"""```python
 import datasets
 
-data = datasets.load_dataset("ORG/{repository.name}", "{first}", split="{split_of(first)}", streaming=True)
+data = datasets.load_dataset("{repository.address}", "{first}", split="{split_of(first)}", streaming=True)
 sample = next(iter(data))  # "{plan.extension(first)}": the picture, "json": its row, "__key__"
 ```
 
 ```python
 import webdataset
 
-url = "https://huggingface.co/datasets/ORG/{repository.name}/resolve/main/{first}/{first}-{{000000..{last:06d}}}.tar"
+url = "https://huggingface.co/datasets/{repository.address}/resolve/main/{first}/{first}-{numbers}.tar"
 data = webdataset.WebDataset(url, shardshuffle=False).decode("l")
 ```
 
-```sh
-usfmae pretrain hf://datasets/ORG/{repository.name} --out RUN  # each sample once an epoch, exact resume
-```
-
-`manifest/` holds the same rows as Parquet, with the byte range of every picture, and `rejected.parquet`, a row per
-input that was not kept. It belongs to no config: read it with pandas. `labels` is a JSON object as text."""
+{train}`manifest/` holds the same rows as Parquet, with the byte range of every picture, and `rejected.parquet`, a
+row per input that was not kept. It belongs to no config: read it with pandas. `labels` is a JSON object as text."""
 
 
 def _sources(repository: Repository) -> str:
@@ -204,7 +208,7 @@ def _permissions(plan: Plan, repository: Repository) -> str:
 def _rebuilding(repository: Repository) -> str:
     what = "compares every shard with the SHA-256 in `recipe.json`"
     return (
-        f"```sh\nopenus build OUT --from-recipe ORG/{repository.name}\n```\n\nfetches what is open, says what a person "
+        f"```sh\nopenus build OUT --from-recipe {repository.address}\n```\n\nfetches what is open, says what a person "
         f"must do for the rest (or takes `--local SLUG=PATH`), and {what}."
     )
 
@@ -216,9 +220,17 @@ def _processing(plan: Plan) -> str:
     return (
         f"Grey, {size} ({clean['filter']} filter), cleaning level `{clean['level']}`; pretraining pictures as "
         f"{pack['pretrain']['format']}, benchmarks as {pack['held_out']['format']}. All settings are in `corpus.json` "
-        "and `recipe.json`, what was done to each picture in its row (`sector`, `cleaned_fraction`, `flags`). Exact "
-        "duplicates were dropped; benchmark pictures found among the others, too."
+        "and `recipe.json`, what was done to each picture in its row (`sector`, `cleaned_fraction`, `flags`). "
+        f"{_copies(plan.summary['corpus']['dedup'])}"
     )
+
+
+def _copies(dedup: dict[str, Any]) -> str:
+    """What became of copies, by the settings of the corpus."""
+    if dedup["near"] == "drop":
+        return "Exact and near copies were dropped, and pictures of benchmarks found among the others."
+    near = " Near copies are joined in `cluster`." if dedup["near"] == "report" else ""
+    return ("Exact copies were dropped." if dedup["exact"] else "Copies were not dropped.") + near
 
 
 def _limits(plan: Plan, repository: Repository) -> str:

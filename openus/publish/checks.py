@@ -62,7 +62,8 @@ def lacking(root: Path, summary: dict[str, Any], reviewed: str) -> list[str]:
     elif audit.get("of") != sets_digest(summary):
         problems.append(f"its shards have changed since the audit; run: openus audit {root}")
     elif audit["counts"] and not reviewed:
-        found = ", ".join(f"{count} {kind}" for kind, count in audit["counts"].items())
+        words = {"text": "pictures with text"}
+        found = ", ".join(f"{count:,} {words.get(kind, kind)}" for kind, count in audit["counts"].items())
         problems.append(
             f"the audit found {found}: look at them (audit.png, and 'openus audit {root}'), then say what you saw with "
             '--reviewed "…"; it is printed in the card'

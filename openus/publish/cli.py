@@ -27,7 +27,11 @@ def publish(
     ],
     name: Annotated[
         str,
-        typer.Option("--name", help="Name of the repositories. [default: the corpus's]", show_default=False),
+        typer.Option(
+            "--name",
+            help="Name of the repositories. [default: the address's on the Hub, else the corpus's]",
+            show_default=False,
+        ),
     ] = "",
     classes: Annotated[
         list[str] | None,

@@ -50,7 +50,8 @@ def publish(
                 f"--class {word}: no such class{did_you_mean(word, CLASSES)} ({', '.join(CLASSES)})"
             )
     permits = read_permits(allow, list(summary["sources"]))
-    plan = make_plan(root, name, permits, reviewed)
+    account, _, theirs = target.base.partition("/") if target.hub else ("ORG", "", "")
+    plan = make_plan(root, name or theirs, permits, reviewed, account)
     if classes:
         chosen = tuple(repository for repository in plan.repositories if repository.to in classes)
         plan = Plan(plan.root, plan.name, plan.summary, chosen, plan.home, plan.permits, plan.reviewed)
@@ -85,7 +86,7 @@ def _send(staged: Staged, target: Target, private: bool, quiet: bool) -> dict[st
             staged.folder,
             staged.files,
             target,
-            target.of(repository.to, repository.name),
+            target.of(repository.name),
             report,
             private=private,
             stale=STALE,
@@ -97,7 +98,7 @@ def _send(staged: Staged, target: Target, private: bool, quiet: bool) -> dict[st
 def _show_plan(plan: Plan, target: Target, problems: list[str], as_json: bool) -> None:
     facts = describe(plan)
     for entry, repository in zip(facts["repositories"], plan.repositories, strict=True):
-        entry["to"] = target.of(repository.to, repository.name)
+        entry["to"] = target.of(repository.name)
     if as_json:
         console.print_json(facts | {"lacking": problems})
         return

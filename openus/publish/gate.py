@@ -51,7 +51,7 @@ CLASSES = {
     "by-nd": "attribution, no derivatives: files as published",
     "by-nc-nd": "attribution, non-commercial, no derivatives: files as published",
     PERMITTED: "permission that the publisher relies on",
-    RECIPE: "no pixels: what it takes to rebuild them",
+    RECIPE: "rows from which the same shards are rebuilt where the data are",
 }
 _STRICTNESS: tuple[Redistribution, ...] = ("pixels", "verbatim-only", "recipe-only")
 

@@ -125,7 +125,8 @@ def _answer(error: BaseException) -> tuple[int | None, float]:
         if isinstance(status, int):
             asked = str(getattr(response, "headers", {}).get("Retry-After", ""))
             return status, float(asked) if asked.isdigit() else 0.0
-    return None, 0.0
+    told = re.search(r"HTTP status (?:client|server) error \((\d{3})", str(error))  # as hf_xet words it
+    return (int(told[1]) if told else None), 0.0
 
 
 def _is_network(error: BaseException) -> bool:
@@ -159,7 +160,10 @@ def _explained(error: Exception, status: int | None, repo: str) -> OpenUSError:
         return OpenUSError(
             f"{repo}: the connection to the Hub failed ({_short(said)}); run it again to go on"
         )
-    return OpenUSError(f"{repo}: the Hub refused: {_short(said)}")
+    hint = (
+        "; where the Xet store cannot be reached, set HF_HUB_DISABLE_XET=1" if "xet" in said.lower() else ""
+    )
+    return OpenUSError(f"{repo}: the Hub refused: {_short(said)}{hint}")
 
 
 def _has_token() -> bool:

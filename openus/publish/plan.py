@@ -30,6 +30,12 @@ class Repository:
     rows: dict[str, pa.Table]
     sources: dict[str, dict[str, Any]]
     """Entries of `corpus.json`, by slug."""
+    account: str = "ORG"
+
+    @property
+    def address(self) -> str:
+        """What the card calls it: its name on the Hub, or, where it goes elsewhere, what that could be."""
+        return f"{self.account}/{self.name}"
 
     @property
     def pixels(self) -> bool:
@@ -78,9 +84,15 @@ class Plan:
 
 
 def make_plan(
-    root: Path, name: str = "", permits: Mapping[str, str] | None = None, reviewed: str = ""
+    root: Path,
+    name: str = "",
+    permits: Mapping[str, str] | None = None,
+    reviewed: str = "",
+    account: str = "ORG",
 ) -> Plan:
     """Divide the samples of the corpus at `root` among repositories called `name` (the corpus's) and their class.
+
+    `account` is whose they will be on the Hub.
 
     Raises:
         CorpusError: no corpus, or one that does not carry the manifests of its sources.
@@ -110,7 +122,9 @@ def make_plan(
                     home[facts[0], verdict.reason] = home.get((facts[0], verdict.reason), 0) + count
     _drop_lone_masks(parts, home)
     repositories = tuple(
-        Repository(f"{name}-{to}", to, parts[to], _of(parts[to], sources)) for to in CLASSES if to in parts
+        Repository(f"{name}-{to}", to, parts[to], _of(parts[to], sources), account)
+        for to in CLASSES
+        if to in parts
     )
     stays = tuple(
         {"source": slug, "samples": count, "reason": reason} for (slug, reason), count in sorted(home.items())

@@ -34,9 +34,9 @@ class Target:
     base: str
     hub: bool
 
-    def of(self, to: str, name: str) -> str:
-        """The address of one repository: on the Hub ORG/NAME and the class, else a folder below the target."""
-        return f"{self.base}-{to}" if self.hub else f"{self.base.rstrip('/')}/{name}"
+    def of(self, name: str) -> str:
+        """The address of one repository: on the Hub ACCOUNT/NAME, else a folder below the target."""
+        return f"{self.base.partition('/')[0] if self.hub else self.base.rstrip('/')}/{name}"
 
 
 def parse_target(text: str) -> Target:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import licensed
 from tests.helpers.hub_state import Hub
 from tests.publish.conftest import Licensed, Run
 
@@ -20,7 +21,7 @@ TO = ("--to", "hf://ORG/lic")
 
 def index(corpus: Licensed, to: str) -> dict[str, str]:
     """File to SHA-256 of a staged repository."""
-    path = corpus.root / ".publish" / f"licensed-{to}" / "index.json"
+    path = corpus.root / ".publish" / f"lic-{to}" / "index.json"
     return {name: entry["sha256"] for name, entry in json.loads(path.read_text())["files"].items()}
 
 
@@ -145,6 +146,15 @@ def test_what_the_hub_holds_is_compared_with_what_was_sent(corpus: Licensed, hub
     hub.trouble("GET .*/tree/", status=200, body=b"[]", after=1)  # the first look is for stale files
     done = run("publish", corpus.root, *TO, "--class", "by")
     assert done.code == 1 and "are not there as they were sent" in done.err
+
+
+def test_a_hub_without_xet_is_named(corpus: Licensed, hub: Hub, tmp_path: Path) -> None:
+    """The client prefers Xet where it is installed, and asks this Hub in vain for it."""
+    pytest.importorskip("hf_xet")
+    environment = hub.environment(tmp_path / "home") | {"HF_HUB_DISABLE_XET": "0"}
+    done = licensed.openus("publish", corpus.root, *TO, "--class", "by-nc", "--workers", "0", **environment)
+    assert done.returncode == 1 and "set HF_HUB_DISABLE_XET=1" in done.stderr, done.stderr
+    assert hub.count("GET .*/xet-write-token/") == 1 and hub.token not in done.stderr
 
 
 def test_private_repositories(corpus: Licensed, hub: Hub, run: Run) -> None:

@@ -155,9 +155,9 @@ def test_dry_run_tells_the_bytes_and_does_nothing(corpus: Licensed, published: P
     ]
     for entry in facts["repositories"]:
         pattern = "*/*.tar" if entry["pixels"] else "rows/*.parquet"
-        actual = sum(p.stat().st_size for p in (published / entry["repository"]).glob(pattern))
-        assert entry["bytes"] == actual, entry["repository"]
-        assert {source["source"] for source in entry["sources"]} == REPOSITORIES[entry["repository"]]
+        name = f"licensed-{entry['class']}"
+        assert entry["bytes"] == sum(p.stat().st_size for p in (published / name).glob(pattern)), name
+        assert {source["source"] for source in entry["sources"]} == REPOSITORIES[name]
     home = {entry["source"]: entry for entry in facts["home"]}
     assert {slug: entry["samples"] for slug, entry in home.items()} == {
         "closed-set": 12, "nd-set": 6, "own-terms": 12,
@@ -193,7 +193,7 @@ def test_what_must_come_first(corpus: Licensed, run: Run, tmp_path: Path) -> Non
     facts = json.loads(whole)
     facts["audit"]["counts"] = {"text": 3}
     path.write_text(json.dumps(facts))
-    assert "the audit found 3 text" in refused() and "--reviewed" in refused()
+    assert "the audit found 3 pictures with text" in refused() and "--reviewed" in refused()
     done = run(
         "publish",
         corpus.root,
