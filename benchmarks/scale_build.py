@@ -34,7 +34,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.build import _prepare
+from benchmarks._corpus import pictures
 from openus.build import BuildOptions, build
 from openus.catalogue import Catalogue
 from openus.dedup.near import Chunk, Place
@@ -52,6 +52,17 @@ SIZES = {"3.7x10^5": 370_000, "10^7": 10**7, "10^9": 10**9}
 CPUS = {"3.7x10^5": 8, "10^7": 64, "10^9": 1024}
 LEADER = 256 << 30  # bytes of memory that a machine for the leading process may be expected to have
 CHUNK, SHARD = 256, 256 << 20
+SOURCE = """
+schema: 1
+slug: bench
+name: bench
+title: Pictures to measure with
+anatomy: breast
+kind: image
+licence: {name: CC0-1.0, redistribution: pixels}
+routes: [{host: manual, access: request, url: "https://example.org/bench", steps: ["none"]}]
+images: ["*.jpg"]
+"""
 CORPUS = """
 schema: 1
 name: scale
@@ -61,6 +72,18 @@ clean: {level: sector, size: 256}
 dedup: {near: drop}
 pack: {shard_bytes: 8388608}
 """
+
+
+def prepare(folder: Path, count: int) -> Catalogue:
+    """`count` JPEG files in `folder`/files, and manifests of them."""
+    (folder / "files").mkdir()
+    for number, grey in enumerate(pictures(count, 534)):
+        wide = cv2.resize(grey, (958, 534), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(folder / "files" / f"p{number:05d}.jpg"), wide, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    for kind, name, text in (("sources", "bench", SOURCE), ("corpora", "scale", CORPUS)):
+        (folder / "manifests" / kind).mkdir(parents=True)
+        (folder / "manifests" / kind / f"{name}.yaml").write_text(text)
+    return Catalogue(folder / "manifests")
 
 
 class Meter(LocalEngine):
@@ -305,9 +328,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        _prepare(folder, given.files)
-        (folder / "manifests" / "corpora" / "scale.yaml").write_text(CORPUS)
-        catalogue = Catalogue(folder / "manifests")
+        catalogue = prepare(folder, given.files)
         seconds = races(folder, catalogue, given.repeats)
         each = constants(folder, catalogue, given.files)
     leader = leading(given.pictures)

@@ -32,14 +32,24 @@ def two_workers() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
-    """Manifests and inputs: five chunks of clips, and the others; near-copies are looked for."""
+    """Manifests and inputs: a large chunk of pictures and some others; near-copies are looked for."""
     folder = tmp_path_factory.mktemp("toys")
     manifests = toys.write_manifests(folder / "manifests")
     corpus = manifests / "corpora" / "toys.yaml"
     corpus.write_text(corpus.read_text() + "dedup: {near: drop}\n")
-    return manifests, toys.write_inputs(folder / "inputs", clips=40)
+    return manifests, toys.write_inputs(folder / "inputs", images=200, clips=12)
 
 
+def ancestors(pid: int) -> set[int]:
+    """Processes above a process, itself included."""
+    found = set()
+    while pid > 1:
+        found.add(pid)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells by /proc which worker does what")
 def test_one_of_two_workers_is_killed_and_no_byte_changes(
     tmp_path: Path, two_workers: Any, toy: tuple[Path, dict[str, Path]]
 ) -> None:
@@ -47,11 +57,15 @@ def test_one_of_two_workers_is_killed_and_no_byte_changes(
     assert toys.run(toys.command(local, *toy, "--workers", "0")).returncode == 0
     words = toys.command(out, *toy, "--engine", "ray", "--address", two_workers.address)
     build = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    # Both are at work: two chunks are being written.
-    while build.poll() is None and len(list((out / ".work" / "sources").glob("*/*.part"))) < 2:
+    # The largest chunk is begun: the machine it runs on is the one that is lost.
+    part: list[Path] = []
+    while build.poll() is None and not part:
+        part = list((out / ".work" / "sources" / "toy-images").glob("*.bin.*.part"))
         time.sleep(0.002)
     assert build.poll() is None
-    victim = next(node for node in two_workers.list_all_nodes() if not node.is_head())
+    above = ancestors(int(part[0].name.split(".")[-2]))
+    nodes = {node.all_processes["raylet"][0].process.pid: node for node in two_workers.list_all_nodes()}
+    (victim,) = (node for pid, node in nodes.items() if pid in above)
     two_workers.remove_node(victim, allow_graceful=False)
     _, told = build.communicate(timeout=300)
     two_workers.add_node(num_cpus=1, memory=4 << 30, object_store_memory=100 << 20)
