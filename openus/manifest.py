@@ -79,20 +79,9 @@ class Route(_Strict):
     """One way to get a source. Routes are tried in order."""
 
     host: Literal[
-        "github",
-        "http",
-        "zenodo",
-        "figshare",
-        "mendeley",
-        "kaggle-dataset",
-        "kaggle-competition",
-        "google-drive",
-        "girder",
-        "tcia",
-        "huggingface",
-        "dataverse",
-        "manual",
-    ]
+        "github", "http", "zenodo", "figshare", "mendeley", "kaggle-dataset", "kaggle-competition", "google-drive",
+        "girder", "tcia", "huggingface", "dataverse", "manual",
+    ]  # fmt: skip
     id: str | None = None
     """The host's own identifier: record number, owner/name, folder id, collection."""
     revision: str | None = None
