@@ -127,7 +127,7 @@ def pairs_between(
     Raises:
         ValueError: the radius is out of range (0 to 62).
     """
-    plan = choose_plan(len(queries), len(index), radius)
+    plan = choose_plan(len(queries), len(index), radius, written_out=True)
     left, right = _as_words(queries), _as_words(index)
     groups = None if query_group is None or index_group is None else (query_group, index_group)
     join = partial(_cross_join, queries, index, left, right, groups, plan, radius)
@@ -144,8 +144,11 @@ def collapse(hashes: Hashes) -> tuple[Index, Index]:
     return first[order], rank[inverse]
 
 
-def choose_plan(queries: int, index: int, radius: int) -> Plan:
-    """The cheapest plan for hashes whose bits are even; raise `ValueError` for a radius out of range."""
+def choose_plan(queries: int, index: int, radius: int, written_out: bool = False) -> Plan:
+    """The cheapest plan for hashes whose bits are even; raise `ValueError` for a radius out of range.
+
+    `written_out`: pairs are written out before they are compared, as between two collections, which costs more.
+    """
     if not 0 <= radius <= 62:
         raise ValueError(f"radius {radius}: expected 0 to 62")
     plans: list[Plan] = []
@@ -155,17 +158,18 @@ def choose_plan(queries: int, index: int, radius: int) -> Plan:
         for keyed in {width, min(width, 2 * _RADIX)}:
             most = min(flips + 7, keyed + 1)
             plans += [Plan(parts, width, pieces, flips, keyed) for pieces in range(flips + 1, most)]
-    return min(plans, key=lambda plan: (_cost(plan, queries, index), plan.keyed))
+    return min(plans, key=lambda plan: (_cost(plan, queries, index, written_out), plan.keyed))
 
 
-def _cost(plan: Plan, queries: int, index: int) -> float:
+def _cost(plan: Plan, queries: int, index: int, written_out: bool) -> float:
     """Nanoseconds, roughly: sorting, comparing parts, comparing whole hashes that a part lets through."""
     sets = _covering(plan.pieces, plan.flips)
     bits = plan.keyed * (plan.pieces - len(sets[0])) / plan.pieces
     joins = plan.parts * len(sets)
     passing = float(sum(comb(plan.width, n) for n in range(plan.flips + 1))) / 2.0**plan.width
     sorting = (15.0 if bits <= _RADIX else 30.0) * (queries + index) + 300_000
-    comparing = (0.6 if plan.width <= 32 else 0.8) * queries * index / 2.0**bits
+    each = 10.0 if written_out else 0.6 if plan.width <= 32 else 0.8
+    comparing = each * queries * index / 2.0**bits
     return float(joins * (sorting + comparing) + 100.0 * plan.parts * queries * index * passing)
 
 
@@ -277,11 +281,16 @@ def _cross_join(
     mine, theirs = _part(queries, part, plan), _part(index, part, plan)
     found = []
     for ranges in joins:
-        (query_key, query_order), (index_key, index_order) = _sorted(mine, ranges), _sorted(theirs, ranges)
-        begin = np.searchsorted(index_key, query_key, "left")
-        end = np.searchsorted(index_key, query_key, "right")
-        for a, b in _near_parts(mine[query_order], theirs[index_order], begin, end, plan.flips):
-            i, j = query_order[a], index_order[b]
+        key, order = _sorted(theirs, ranges)
+        wanted = _gathered(mine, ranges)
+        if key.dtype == np.uint16:  # few enough to count: a look in a table is much cheaper than a search
+            counts = np.bincount(key, minlength=1 << _RADIX)
+            end = np.cumsum(counts)[wanted]
+            begin = end - counts[wanted]
+        else:
+            begin, end = np.searchsorted(key, wanted, "left"), np.searchsorted(key, wanted, "right")
+        for i, b in _near_parts(mine, theirs[order], begin, end, plan.flips):
+            j = order[b]
             if groups is not None:
                 other = np.flatnonzero(groups[0][i] != groups[1][j])
                 i, j = i[other], j[other]
