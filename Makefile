@@ -27,7 +27,7 @@ install: $(INSTALLED) ## the commands openus and usfmae in .venv/bin
 demo: $(INSTALLED) ## from ultrasound files to a trained classifier, without any download of data (into ./demo)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh "$(DEMO)"
 
-test: $(DEVELOP) tools ## the tests; ARGS="-k dicom -x" passes on to pytest
+test: $(DEVELOP) tools ## the tests; ARGS="-k dicom -x" passes on to pytest, LOCKED=1 installs by .ci/lock.txt
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 long: $(DEVELOP) tools ## the tests, with those that take minutes
@@ -58,7 +58,9 @@ $(INSTALLED):
 
 $(DEVELOP):
 	@$(venv)
-	$(BIN)/python -m pip install --editable '.[dev]'
+	$(if $(LOCKED),$(BIN)/python -m pip install --require-hashes -r .ci/lock.txt && \
+		$(BIN)/python -m pip install --no-build-isolation --no-deps --editable .,\
+		$(BIN)/python -m pip install --editable '.[dev]')
 	@rm -f $(VENV)/.installed-* $(VENV)/.develop-* && touch $(INSTALLED) $@
 
 define venv
