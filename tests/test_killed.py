@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import toys
+from tests.helpers import licensed, toys
 from tests.helpers.corpus import make_corpus
 from tests.helpers.killed import moments, run
 from tests.tasks.conftest import RECIPE
@@ -33,6 +33,7 @@ class Command:
     words: Callable[[Path], list[object]]
     stages: dict[str, str]
     state: Callable[[Path], object]
+    prepare: Callable[[Path], object] = lambda out: None
 
 
 def end_of_build(out: Path) -> object:
@@ -48,6 +49,10 @@ def end_of_finetuning(out: Path) -> object:
     metrics = json.loads((out / "metrics.json").read_text())
     files = ("weights.safetensors", "history.jsonl", "predictions.parquet")
     return metrics["metrics"], {name: _digest(out / name) for name in files}
+
+
+def end_of_publishing(out: Path) -> object:
+    return toys.digests(out / "target")
 
 
 def _digest(path: Path) -> str:
@@ -83,6 +88,13 @@ def commands(place: Path) -> dict[str, Command]:
              "close": r"^\S+ /(\.?[a-zA-Z]+\.|manifest|report|\.work/kept)"},
             end_of_build,
         ),
+        "publish": Command(
+            "openus.cli",
+            lambda out: ["publish", out / "corpus", "--to", out / "target", "--workers", "0", "--quiet"],
+            {"publish": "/target|/corpus"},
+            end_of_publishing,
+            lambda out: shutil.copytree(licensed_corpus(place), out / "corpus"),
+        ),
         "pretrain": Command(
             "usfmae.cli",
             lambda out: ["pretrain", place / "corpus", "--recipe", "demo", "--out", out, "--quiet", "--device", "cpu",
@@ -100,8 +112,26 @@ def commands(place: Path) -> dict[str, Command]:
     }  # fmt: skip
 
 
+def licensed_corpus(place: Path) -> Path:
+    """A corpus of sources under every licence, verified and audited, which is what publishing asks for."""
+    out = place / "licensed" / "corpus"
+    if not out.exists():
+        inputs = licensed.write_inputs(place / "licensed" / "in")
+        manifests = licensed.write_manifests(place / "licensed" / "manifests")
+        local = [word for slug, path in inputs.items() for word in ("--local", f"{slug}={path}")]
+        for words in (
+            ["build", out, "--corpus", "licensed", "--manifests", manifests, "--workers", "0", *local],
+            ["verify", out, "--workers", "0"],
+            ["audit", out, "--sample", "6"],
+        ):
+            done = licensed.openus(*words)
+            assert done.returncode == 0, done.stderr
+    return out
+
+
 def whole(place: Path, command: Command, out: Path) -> object:
     """The end state of a run that nobody disturbs; its journal lies beside it."""
+    command.prepare(out)
     assert run(out, 0, out.with_suffix(".journal"), command.module, command.words(out)) == 0
     return command.state(out)
 
@@ -122,12 +152,13 @@ def test_killed_again_and_again_and_resumed(place: Path, tmp_path: Path, name: s
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize(("name", "each"), [("build", 4), ("pretrain", 7), ("finetune", 7)])
+@pytest.mark.parametrize(("name", "each"), [("build", 4), ("publish", 3), ("pretrain", 6), ("finetune", 5)])
 def test_killed_at_each_of_thirty_moments(place: Path, tmp_path: Path, name: str, each: int) -> None:
     command = commands(place)[name]
     state = whole(place, command, tmp_path / "whole")
     for stage, moment in moments(tmp_path / "whole.journal", command.stages, each, SEED):
         out = tmp_path / "killed"
+        command.prepare(out)
         assert run(out, moment, tmp_path / "j", command.module, command.words(out)) == -9, (stage, moment)
         last = (tmp_path / "j").read_text().splitlines()[-1]
         assert run(out, 0, tmp_path / "j", command.module, command.words(out)) == 0, (stage, moment, last)
