@@ -127,7 +127,6 @@ def run(app: typer.Typer, prog: str) -> NoReturn:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
-        err.print("interrupted; run the same command again to go on")
         code = 130
     except BrokenPipeError:
         # The reader (head, less) went away; leave quietly, as other tools do.
@@ -141,6 +140,8 @@ def run(app: typer.Typer, prog: str) -> NoReturn:
         code = _explain(
             OpenUSError(f"unexpected {type(error).__name__}: {error}; please report it"), prog, error
         )
+    if code == 130:  # Typer makes an exit of a KeyboardInterrupt, or lets it through
+        err.print("interrupted; run the same command again to go on")
     sys.stdout.flush()
     raise SystemExit(code)
 

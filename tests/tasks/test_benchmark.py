@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -241,6 +242,23 @@ def test_a_killed_comparison_goes_on(usfmae: Cli, words: list[str], tmp_path: Pa
     before = first.stat().st_mtime_ns
     end = usfmae(*words, "-o", tmp_path)
     assert end.returncode == 0 and (tmp_path / "table.md").exists() and first.stat().st_mtime_ns == before
+
+
+@pytest.mark.long
+def test_ctrl_c_stops_runs_side_by_side_at_once(words: list[str], tmp_path: Path) -> None:
+    """Also those that wait; one line says how to go on."""
+    command = [sys.executable, "-m", "usfmae.cli", *words, "--set", "epochs=10000", "-o", str(tmp_path), "-q"]
+    process = subprocess.Popen(
+        [*command, "--jobs", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("state.pt")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.strip().endswith(
+        "interrupted; run the same command again to go on"
+    )
 
 
 def test_a_failed_run_is_named_and_the_rest_is_told(

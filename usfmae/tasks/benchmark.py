@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -247,13 +248,20 @@ def _results(
     context = multiprocessing.get_context("spawn")  # a forked process could not use the GPU
     with ProcessPoolExecutor(jobs, context, _begin, (shelf, cores)) as pool:
         waiting = {pool.submit(_one_here, plan, device): plan for plan in plans}
-        for future in as_completed(waiting):
-            plan = waiting[future]
-            try:
-                yield plan, new[plan.folder], future.result()
-            except BrokenProcessPool:
-                why = "its process was killed (memory?); give fewer --jobs, and run again"
-                yield plan, new[plan.folder], (why, False)
+        try:
+            for future in as_completed(waiting):
+                plan = waiting[future]
+                try:
+                    ending = future.result()
+                except BrokenProcessPool:
+                    ending = "its process was killed (memory?); give fewer --jobs, and run again", False
+                yield plan, new[plan.folder], ending
+        except BaseException:
+            # Stopped: what waits is not begun, and what runs goes on from its state the next time.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
 
 
 def _one(shelf: Shelf, plan: Plan, device: torch.device, quiet: bool) -> Ending:
@@ -276,6 +284,7 @@ _shelf: Shelf | None = None  # of a process that makes runs for another
 def _begin(shelf: Shelf, threads: int) -> None:
     global _shelf
     _shelf = shelf
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says that it was stopped
     torch.set_num_threads(threads)
 
 
