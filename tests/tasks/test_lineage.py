@@ -66,3 +66,25 @@ def test_pretrained_on_training_folds_then_outlines_then_classes(
         quiet=True,
     )  # fmt: skip
     assert any("trained on fold2 of bus-bra, which is tested here" in note for note in known["notes"])
+
+
+def test_without_a_recipe_images_have_the_size_of_the_weights(
+    usfmae: Cli, corpus: Path, weights: Path, tmp_path: Path
+) -> None:
+    words = [
+        "finetune",
+        corpus,
+        "-b",
+        "bus-bra",
+        "--weights",
+        weights,
+        "--fold",
+        1,
+        "--set",
+        "epochs=1",
+        "--quiet",
+    ]
+    assert usfmae(*words, "--out", tmp_path / "own").returncode == 0
+    assert json.loads((tmp_path / "own" / "metrics.json").read_text())["recipe"]["size"] == 48
+    assert usfmae(*words, "--out", tmp_path / "set", "--set", "size=32").returncode == 0
+    assert json.loads((tmp_path / "set" / "metrics.json").read_text())["recipe"]["size"] == 32

@@ -71,7 +71,11 @@ def finetune(
     fold: FoldOption = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help="Name or YAML file. [default: finetune-base, or -scratch]"),
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="Name or YAML file. [default: finetune-base at the size of the weights, or finetune-scratch]",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -93,12 +97,17 @@ def finetune(
     """
     console.set_debug(debug)
     from usfmae.tasks.finetune import finetune as work
+    from usfmae.tasks.lineage import own_size
     from usfmae.tasks.models import Start
     from usfmae.tasks.recipe import load_recipe
     from usfmae.tasks.tables import show_result
 
     start = Start(weights=weights, timm=model, pretrained=pretrained, size=scratch)
-    settings = load_recipe(recipe or ("finetune-scratch" if start.fresh else "finetune-base"), set_ or ())
+    changes = list(set_ or ())
+    size = own_size(start.of_fold("fold1")) if recipe is None else None
+    if size and not any(change.startswith("size=") for change in changes):
+        changes.insert(0, f"size={size}")  # a small network is not blown up because a recipe does not know it
+    settings = load_recipe(recipe or ("finetune-scratch" if start.fresh else "finetune-base"), changes)
     result = work(
         data, benchmark, start, settings, out, protocol=protocol, folds=fold, seed=seed, fraction=fraction,
         device=device, quiet=quiet or json_,

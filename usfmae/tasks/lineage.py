@@ -20,8 +20,8 @@ Seen = dict[str, list[str]]
 """Set to the published split words of the samples that were learned from."""
 
 
-def seen_by(start: Start) -> Seen:
-    """What the weights of `start` were trained on, as far as they say; empty where they do not."""
+def config_of(start: Start) -> dict[str, Any]:
+    """What the folder of the weights says of them; empty for weights that others wrote."""
     if start.weights is None:
         return {}
     folder = Path(start.weights)
@@ -31,8 +31,18 @@ def seen_by(start: Start) -> Seen:
         config: Any = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError):
         return {}
-    if not isinstance(config, dict):
-        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def own_size(start: Start) -> int | None:
+    """The side in pixels that the weights of `start` were trained at; None where they do not say."""
+    size = config_of(start).get("model", {}).get("img_size")
+    return size if isinstance(size, int) else None
+
+
+def seen_by(start: Start) -> Seen:
+    """What the weights of `start` were trained on, as far as they say; empty where they do not."""
+    config = config_of(start)
     seen = dict(config.get("seen", {}))
     also = config.get("recipe", {}).get("data", {}).get("also", {})
     return merged(seen, {name: list(words) for name, words in also.items()})
