@@ -16,7 +16,7 @@ STATE := $(shell { cat pyproject.toml; "$(PYTHON)" -V; pwd; } 2>/dev/null | cksu
 INSTALLED := $(VENV)/.installed-$(STATE)
 DEVELOP := $(VENV)/.develop-$(STATE)
 
-.PHONY: help install demo test long lint types format check clean tools
+.PHONY: help install demo test long lint types docs format check clean tools
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -40,6 +40,9 @@ lint: $(DEVELOP) ## ruff: style and likely mistakes
 types: $(DEVELOP) ## mypy --strict
 	$(BIN)/mypy
 
+docs: $(DEVELOP) ## the documentation as a site, in ./site
+	$(BIN)/mkdocs build --strict --quiet
+
 format: $(DEVELOP) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -47,7 +50,7 @@ format: $(DEVELOP) ## let ruff rewrite what it can
 check: test lint types ## all that CI runs
 
 clean: ## remove the environment, caches and the demo
-	rm -rf $(VENV) demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so that it stands for a whole installation.

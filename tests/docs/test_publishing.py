@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
 
 from openus.publish.gate import CLASSES
-from tests.helpers import toys
+from tests.helpers import pages, toys
 
 SOURCE = """
 schema: 1
@@ -27,11 +24,11 @@ CORPUS = "schema: 1\nname: toys\nsources: [toy-open, toy-scans]\nclean: {size: 6
 
 
 @pytest.fixture(scope="module")
-def page(repo: Path) -> str:
-    return (repo / "docs" / "publishing.md").read_text(encoding="utf-8")
+def page(repo: Path) -> Path:
+    return repo / "docs" / "publishing.md"
 
 
-def test_every_command_runs(page: str, tmp_path: Path) -> None:
+def test_every_command_runs(page: Path, tmp_path: Path) -> None:
     import cv2
 
     for folder in ("m/sources", "m/corpora", "open", "scans"):
@@ -47,26 +44,20 @@ def test_every_command_runs(page: str, tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "open" / f"{number}.png"), toys.speckle(number))
         cv2.imwrite(str(tmp_path / "scans" / f"{number}.png"), toys.speckle(100 + number))
     build = "openus build OUT --corpus toys --manifests m --local toy-open=open --local toy-scans=scans"
-    commands = re.findall(
-        r"^\$ (.+)$", "\n".join(re.findall(r"```console\n(.*?)```", page, re.DOTALL)), re.MULTILINE
-    )
+    built = pages.run(f"{build} --workers 0", tmp_path)
+    assert built.returncode == 0, built.stderr
+    small = {"--local toy-scans=scans": "--local toy-scans=scans --workers 0"}
+    told = pages.walk(page, tmp_path, small)
+    commands = list(told)
     assert len(commands) == 6
-    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "OPENUS_CACHE": str(tmp_path / "cache"), "COLUMNS": "100"}
-    told = {}
-    for command in (build, *commands):
-        done = subprocess.run(
-            f"{command} --workers 0" if "audit" not in command else command, shell=True, cwd=tmp_path, env=environment,
-            capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        told[command] = done.stdout
     assert "hf://ORG/my-corpus-recipe" in told[commands[2]]
     assert "By mail of 3 May" in (tmp_path / "shelf" / "toys-permitted" / "README.md").read_text()
     assert "they are the same" in told[commands[-1]]
 
 
-def test_classes(page: str) -> None:
-    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+def test_classes(page: Path) -> None:
+    rows = [
+        line.split("|")[1] for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")
+    ]
     named = set(re.findall(r"`([\w-]+)`", " ".join(rows)))
     assert set(CLASSES) <= named

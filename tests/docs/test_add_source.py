@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.helpers import toys
+from tests.helpers import pages, toys
 
 
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def page(repo: Path) -> str:
-    return (repo / "docs" / "add-a-source.md").read_text(encoding="utf-8")
+def yamls(page: Path) -> list[str]:
+    return [block.text for block in pages.blocks(page) if block.language == "yaml"]
 
 
 @pytest.fixture(scope="module")
-def walked(page: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def page(repo: Path) -> Path:
+    return repo / "docs" / "add-a-source.md"
+
+
+@pytest.fixture(scope="module")
+def walked(page: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The folder after all commands of the page, and what they printed."""
     place = tmp_path_factory.mktemp("walk")
     rows = ["file,patient,diagnosis"]
@@ -43,19 +39,9 @@ def walked(page: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, l
         cv2.circle(outline, (60, 48), 10 + number, 255, -1)
         cv2.imwrite(str(place / "my-thyroid" / "outlines" / name), outline)
     (place / "my-thyroid" / "cases.csv").write_text("\n".join(rows) + "\n")
-    (corpus,) = [block for block in blocks(page, "yaml") if block.startswith("# my-corpus.yaml")]
+    (corpus,) = [text for text in yamls(page) if text.startswith("# my-corpus.yaml")]
     (place / "my-corpus.yaml").write_text(corpus)
-    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "OPENUS_CACHE": str(place / "cache"), "COLUMNS": "100"}
-    told = []
-    for block in blocks(page, "console"):
-        for command in re.findall(r"^\$ (.+)$", block, re.MULTILINE):
-            done = subprocess.run(
-                command, shell=True, cwd=place, env=environment, capture_output=True, text=True, timeout=300
-            )
-            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-            told.append(done.stdout)
-    return place, told
+    return place, list(pages.walk(page, place, {}).values())
 
 
 def test_every_command_runs(walked: tuple[Path, list[str]]) -> None:
@@ -76,9 +62,9 @@ def test_the_47th_has_its_labels_patients_and_masks(walked: tuple[Path, list[str
     assert masks["samples"] == 12
 
 
-def test_the_yaml_of_the_page_is_what_is_proposed(walked: tuple[Path, list[str]], page: str) -> None:
+def test_the_yaml_of_the_page_is_what_is_proposed(walked: tuple[Path, list[str]], page: Path) -> None:
     place, _ = walked
-    shown: dict[str, Any] = yaml.safe_load(blocks(page, "yaml")[0])
+    shown: dict[str, Any] = yaml.safe_load(yamls(page)[0])
     written = yaml.safe_load((place / "my-sources" / "my-thyroid.yaml.bak").read_text())
     corrected = yaml.safe_load((place / "my-sources" / "my-thyroid.yaml").read_text())
     assert shown == {name: written[name] for name in shown}
