@@ -31,7 +31,9 @@ that were kept are shown here whole, also where a goal was missed. Measure on yo
 def page(results: Sequence[Mapping[str, Any]]) -> str:
     """The whole page as Markdown."""
     rows = "\n".join(
-        f"| [{result['name']}](#{result['file'].lower()}) | {result['machine']} | {result['date']} | {_verdict(result)} |"
+        f"| [{result['name']}](#{result['file'].lower()}) | "
+        + " | ".join((result["machine"], result["date"], _verdict(result)))
+        + " |"
         for result in results
     )
     table = f"| benchmark | machine | date | goals |\n|---|---|---|---|\n{rows}\n"
@@ -112,10 +114,10 @@ def _about(name: str) -> str:
 
 def results(folder: Path) -> list[dict[str, Any]]:
     """The kept results, by file name."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        found.append(json.loads(path.read_text(encoding="utf-8")) | {"file": path.stem})
-    return found
+    return [
+        json.loads(path.read_text(encoding="utf-8")) | {"file": path.stem}
+        for path in sorted(folder.glob("*.json"))
+    ]
 
 
 def main(arguments: Sequence[str]) -> int:

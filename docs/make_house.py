@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 PICTURE = Path(__file__).resolve().parent / "images" / "house.svg"
-WIDE, HIGH, GAP = 132, 58, 64
+WIDE, HIGH, GAP = 136, 58, 74
 LEFT, STEP = 26, WIDE + GAP
 FLOORS = {"openus": (26, "#e8f1f2", "#1f6f78"), "usfmae": (332, "#f6efe3", "#8a5a14")}
 
@@ -24,10 +24,10 @@ ROOMS = {
     "shards": (2, 196, "tar + Parquet", "openus"),
     "corpus folder": (1, 196, "on disk or in storage", ""),
     "publish": (0, 196, "what licences allow", "openus"),
-    "stream": (1, 376, "exact order, resumable", "usfmae"),
-    "train": (2, 376, "the loop, checkpoints", "usfmae"),
+    "stream": (1, 376, "exact, resumable", "usfmae"),
+    "train": (2, 376, "loop, checkpoints", "usfmae"),
     "model": (2, 496, "masked autoencoder", "usfmae"),
-    "tasks": (3, 376, "fine-tune, score, apply", "usfmae"),
+    "tasks": (3, 376, "fine-tune, score", "usfmae"),
     "you": (4, 376, "scores, pictures", ""),
 }
 # from, to, what is handed on
@@ -50,7 +50,7 @@ HANDS = (
 
 
 def picture() -> str:
-    """The whole drawing as SVG, 1,020 x 590 units."""
+    """The whole drawing as SVG."""
     width = LEFT + 4 * STEP + WIDE + LEFT + 8
     return "\n".join(
         [
@@ -89,7 +89,7 @@ def _rooms() -> Iterator[str]:
         )
         middle = x + WIDE // 2
         yield f'<text x="{middle}" y="{y + 25}" font-size="15" font-weight="600" fill="#222">{escape(name)}</text>'
-        yield f'<text x="{middle}" y="{y + 44}" font-size="11.5" fill="#555">{escape(holds)}</text>'
+        yield f'<text x="{middle}" y="{y + 44}" font-size="12" fill="#555">{escape(holds)}</text>'
 
 
 def _hands() -> Iterator[str]:
@@ -111,7 +111,7 @@ def _hands() -> Iterator[str]:
             'marker-end="url(#tip)"/>'
         )
         if thing:
-            yield f'<text {label} font-size="11" fill="#333">{escape(thing)}</text>'
+            yield f'<text {label} font-size="12" fill="#333">{escape(thing)}</text>'
 
 
 def main() -> int:

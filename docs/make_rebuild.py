@@ -22,21 +22,21 @@ HEAD = """\
 
 *Written by `docs/make_rebuild.py` from the manifests in `manifests/sources/`; do not edit.*
 
-Of the {total} datasets, {open} come by themselves and {gated} want a person, once. Nothing waits for them: build at once,
-and again when more has arrived; what is there is not done twice.
+Of the {total} datasets, {open} come by themselves and {gated} want a person, once. Nothing waits for them: build at
+once, and again when more has arrived; what is there is not done twice.
 
 ```sh
-openus doctor openus-46                    # disk, tools, credentials, drop folders: what this machine lacks
+openus doctor openus-46                 # disk, tools, credentials, drop folders: what this machine lacks
 ```
 
 ```sh title="not run by the tests: it fetches from the hosts of all sources"
-openus build openus-46                     # fetches what is open, builds it, lists the rest with its steps
-openus build openus-46 --retry-failed      # later, as often as you like
+openus build openus-46                  # fetches what is open, builds it, lists the rest with its steps
+openus build openus-46 --retry-failed   # later, as often as you like
 ```
 
 What you download goes into the **drop folder** of its source, `CACHE/SLUG` (`openus fetch SLUG` prints the full
-path), packed or unpacked. Data that lie elsewhere are named instead: `--local SLUG=PATH`. Terms are accepted by you, not
-by a program; read them, some forbid passing on even the link.
+path), packed or unpacked. Data that lie elsewhere are named instead: `--local SLUG=PATH`. Terms are accepted by you,
+not by a program; read them, some forbid passing on even the link.
 
 Do it in this order: what others must answer first, what takes minutes last.
 """
@@ -95,11 +95,11 @@ def _groups(groups: dict[str, list[Source]]) -> Iterator[str]:
 
 def _kaggle(sources: Sequence[Source]) -> Iterator[str]:
     routes = {source.slug: source.routes[0] for source in sources}
-    common = [
+    common = next(
         needs_account(source, routes[source.slug], "").steps
         for source in sources
         if routes[source.slug].host == "kaggle-dataset"
-    ][0]
+    )
     yield _numbered(common)
     for source in sources:
         route = routes[source.slug]
@@ -111,7 +111,8 @@ def _kaggle(sources: Sequence[Source]) -> Iterator[str]:
 
 
 def _source(source: Source, route: Route) -> Iterator[str]:
-    yield f"### {source.slug}\n\n{source.title} (no. {source.number}, {source.anatomy}). Terms: {source.licence.name}.\n"
+    yield f"### {source.slug}\n"
+    yield f"{source.title} (no. {source.number}, {source.anatomy}). Terms: {source.licence.name}.\n"
     # The last two steps, the drop folder and the way on, are the same for all and stand above.
     yield _numbered(instructions(source, route, "")[:-2])
 

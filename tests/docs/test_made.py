@@ -49,7 +49,8 @@ def test_the_page_of_benchmarks_shows_what_the_files_hold(repo: Path, tmp_path: 
     kept = {
         "name": "toy", "date": "2026-11-26", "machine": "a machine", "note": "a note",
         "ratios": {"speed": 2.5}, "goals": {"speed": 3, "memory": 1}, "holds": False,
-        "rows": {"ours": {"f1": {"value": 0.5, "low": 0.25, "high": 0.75}}}, "results": [{"size": "base", "fast": True}],
+        "rows": {"ours": {"f1": {"value": 0.5, "low": 0.25, "high": 0.75}}},
+        "results": [{"size": "base", "fast": True}],
     }  # fmt: skip
     (tmp_path / "benchmarks" / "results" / "toy-here.json").write_text(json.dumps(kept))
     page = tmp_path / "docs" / "benchmarks.md"
