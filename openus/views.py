@@ -231,10 +231,8 @@ def fetched(outcome: Mapping[str, Mapping[str, Any]]) -> None:
 
 def build_table(result: BuildResult, place: str, seconds: float) -> None:
     """The closing table of a build at `place`, and what is left for a person to do."""
-    right = ("files", "frames", "kept", "rejected", "bytes", "time")
-    table = _table(
-        "source", "set", "files", "frames", "kept", "rejected", "why", "bytes", "time", right=right
-    )
+    right = ("files", "frames", "kept", "bytes", "time")
+    table = _table("source", "files", "frames", "kept", "rejected", "bytes", "time", right=right)
     for item in result.results:
         if item.problem is None:
             _build_row(table, item, result.summary["sources"][item.source.slug])
@@ -277,15 +275,13 @@ def troubles(results: Sequence[SourceResult]) -> None:
 def _build_row(table: Table, item: SourceResult, entry: Mapping[str, Any]) -> None:
     frames, reasons = entry["frames"], Counter(entry["rejected"])
     reasons.pop("policy", None)
-    why = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+    why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     table.add_row(
         f"[bold]{item.source.slug}[/]",
-        entry["set"],
         number(entry["members"]["selected"]),
         number(frames["announced"]),
         number(frames["kept"]),
-        number(sum(reasons.values())),
-        why,
+        why or "0",
         amount(item.tally.bytes),
         f"{item.seconds + item.tally.seconds:.1f} s",
     )
