@@ -81,7 +81,7 @@ endef
 
 # A few tests use programs that Python packages do not bring; where these cannot be had, the tests are skipped and
 # say why. The names of the Debian packages are those of the programs, but for the browser's driver (chromedriver).
-TOOLS := zip openssl
+TOOLS := zip openssl unar
 tools:
 	@missing=""; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	command -v chromedriver >/dev/null || missing="$$missing chromium chromium-driver"; \

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from openus.archives import Tree
+from openus.archives.unpacked import required_tools
 from openus.catalogue import Catalogue
 from openus.errors import NeedsPersonError
 from openus.fetch import obtain
 from openus.net import RetryPolicy
+from openus.partial import HEAD
 from openus.select import select
 from openus.transfer import Transfer
 from tests.helpers.web import Fault, serving
@@ -51,6 +53,8 @@ def test_a_route_brings_the_dataset(
     packed = pack(root, expected, tmp_path / "host")
     route = CATALOGUE.source(slug).routes[number]
     files = offered(route, packed.files, root)
+    if missing := required_tools(files):
+        pytest.skip(missing[0])
     source = overlaid(CATALOGUE.source(slug), route, files)
     with serving() as site:
         for host in (*PLAYED, "kaggle"):
@@ -59,14 +63,16 @@ def test_a_route_brings_the_dataset(
         monkeypatch.setenv("KAGGLE_KEY", "secret")
         PLAYED[route.host](site, route, files)
         largest = max(site.files.values(), key=lambda served: len(served.content))
-        largest.faults = [Fault(drop=len(largest.content) // 2)]
+        half = len(largest.content) // 2
+        largest.faults = [Fault(drop=half)]
         transfer = Transfer(
             tmp_path / "cache", mirrors=[f"{site.url}/mirror"], retry=RetryPolicy(base=0.01, cap=0.02)
         )
         got = obtain(source, cache=tmp_path / "cache", transfer=transfer)
         resumed = [request for request in site.requests if request.status == 206]
         asked = len(site.requests)
-        assert resumed, "the connection broke, and nothing was asked from the middle on"
+        # A file is judged by its whole head; of one that breaks off within it nothing is kept.
+        assert resumed or half < HEAD, "the connection broke, and nothing was asked from the middle on"
         again = obtain(source, cache=tmp_path / "cache", transfer=transfer)
         assert again.roots == got.roots and len(site.requests) == asked, "a second run asks nobody"
     look(slug, got.roots, packed, made)
