@@ -63,8 +63,13 @@ $(DEVELOP):
 	@$(venv)
 	$(if $(LOCKED),$(BIN)/python -m pip install --require-hashes -r .ci/lock.txt && \
 		$(BIN)/python -m pip install --no-build-isolation --no-deps --editable .,\
-		$(BIN)/python -m pip install --editable '.[dev]')
+		$(pinned) && $(BIN)/python -m pip install --constraint $(VENV)/pinned.txt --editable '.[dev]')
 	@rm -f $(VENV)/.installed-* $(VENV)/.develop-* && touch $(INSTALLED) $@
+
+# The versions of the lock without its hashes: with so many packages pip would search for hours for versions that go
+# together. PyTorch stays free, since which build fits is the machine's affair.
+pinned = grep '==' .ci/lock.txt | sed 's/ *\\$$//' | grep -Ev '^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z-]*)==' \
+	> $(VENV)/pinned.txt
 
 define venv
 if [ -z "$(PYTHON)" ]; then \
