@@ -27,6 +27,7 @@ def s3(bucket: str = "corpora") -> Iterator[Any]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         import s3fs
 
+        s3fs.S3FileSystem.clear_instance_cache()  # of a store that another test of this process spoke to
         system = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
         system.mkdir(bucket)
         try:

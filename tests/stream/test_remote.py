@@ -77,6 +77,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 def test_s3(corpus: Path, tmp_path: Path, s3: dict[str, str], expected: list[str]) -> None:
     fsspec = pytest.importorskip("s3fs") and pytest.importorskip("fsspec")
     bucket = fsspec.filesystem("s3", skip_instance_cache=True)
+    bucket.clear_instance_cache()  # of a store that another test of this process spoke to
     bucket.mkdir("bucket")
     bucket.put(str(corpus), "bucket/corpus", recursive=True)
     assert read("s3://bucket/corpus", tmp_path / "cache") == expected
