@@ -106,7 +106,7 @@ class FinetuneRecipe:
     """Of a classifier, on the validation part: a temperature, and with `vector` an offset per class, so that
     neither class weights nor overconfidence decide where the classes divide."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocast or float32; auto is bf16 where the hardware multiplies it (GPU, AMX)."""
+    """bf16 autocast or float32; auto is bf16 where the hardware multiplies it (GPU, AMX, AVX-512)."""
     compile: bool = False
     """Compile the training forward and backward (torch.compile); pays only for runs of many minutes."""
     resamples: int = 1000

@@ -86,8 +86,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported()
     else:
-        # Only with matrix units for it: elsewhere a CPU emulates bf16 and is slower than float32.
-        able = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        # Only with instructions for it: elsewhere a CPU emulates bf16 and is slower than float32.
+        able = device.type == "cpu" and (
+            torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        )
     on = precision == "bf16" or (precision == "auto" and able)
     return torch.autocast(device.type, torch.bfloat16, enabled=on)
 
