@@ -46,6 +46,14 @@ def test_encoder_is_timms(channels: int) -> None:
     torch.testing.assert_close(mae.features(images), vit.forward_features(images), atol=1e-5, rtol=1e-5)
 
 
+def test_preset_with_the_side_of_a_patch() -> None:
+    config = MAEConfig.preset("small/8", img_size=160)
+    assert (config.embed_dim, config.patch_size, config.num_patches) == (384, 8, 400)
+    for wrong in ("small/", "small/x", "smal/8"):
+        with pytest.raises(UsageError, match="like small/8"):
+            MAEConfig.preset(wrong)
+
+
 @pytest.mark.parametrize("size", ["small", "base"])
 def test_preset_has_the_shapes_of_timms_mae_model(size: str) -> None:
     with torch.device("meta"):

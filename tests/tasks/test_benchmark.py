@@ -130,6 +130,7 @@ def test_a_fold_of_one_class_has_no_auroc_and_the_table_says_so(tmp_path: Path) 
         ("timm:resnet50+pretrained", "resnet50", False),
         ("r=timm:resnet50", "r", True),
         ("scratch:small", "vit-small-scratch", True),
+        ("scratch:small/8", "vit-small-p8-scratch", True),
     ],
 )
 def test_models_by_word(word: str, name: str, scratch: bool) -> None:

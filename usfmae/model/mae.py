@@ -64,12 +64,15 @@ class MAEConfig:
 
     @classmethod
     def preset(cls, size: str, **changes: Any) -> MAEConfig:
-        """The configuration of an encoder size ("tiny" … "huge"), with `changes` applied."""
-        if size not in SIZES:
+        """The configuration of an encoder size ("tiny" … "huge"; "small/8": patches of 8 px), with `changes` applied."""
+        name, slash, patch = size.partition("/")
+        if name not in SIZES or (slash and not patch.isdecimal()):
             raise UsageError(
-                f"unknown model size '{size}', known: {', '.join(SIZES)}{did_you_mean(size, SIZES)}"
+                f"unknown model size '{size}', known: {', '.join(SIZES)}, or with the side of a patch, like small/8"
+                f"{did_you_mean(name, SIZES)}"
             )
-        return cls(**{**SIZES[size], **changes})
+        own = {"patch_size": int(patch)} if slash else {}
+        return cls(**{**SIZES[name], **own, **changes})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MAEConfig:

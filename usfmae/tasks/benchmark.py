@@ -73,7 +73,7 @@ def parse_model(word: str, pretrained: FinetuneRecipe, scratch: FinetuneRecipe) 
 
     SPEC: a path (run, checkpoint folder, weights file; ``{fold}`` in it: another one for each fold);
     ``timm:NAME`` (random weights); ``timm:NAME+pretrained`` (timm's published ones); ``scratch:SIZE`` (our ViT from
-    random weights). UsageError for anything else.
+    random weights, ``small`` or ``small/8``). UsageError for anything else.
     """
     name, equals, spec = word.rpartition("=")
     if spec.startswith("timm:"):

@@ -41,7 +41,7 @@ class Start:
 
     `weights`: a run, a checkpoint folder or a weights file. `timm`: a timm model by name, from random weights,
     from `weights` (a file of that model), or `pretrained` (what timm publishes). `size`: a fresh encoder of ours
-    ("tiny" … "large"). ``{fold}`` in `weights` stands for the name of the fold: weights of its own for each.
+    ("tiny" … "large", or "small/8" for patches of 8 px). ``{fold}`` in `weights` stands for the name of the fold.
     """
 
     weights: str | None = None
@@ -77,7 +77,7 @@ class Start:
         if self.weights is not None:
             path = Path(self.weights.replace(FOLD, "").rstrip("/-_."))
             return path.name if path.is_dir() else path.stem
-        return f"{self.timm or f'vit-{self.size}'}" + ("-scratch" if self.fresh else "")
+        return (self.timm or f"vit-{self.size}".replace("/", "-p")) + ("-scratch" if self.fresh else "")
 
 
 class Network(nn.Module):
