@@ -64,7 +64,7 @@ class MAEConfig:
 
     @classmethod
     def preset(cls, size: str, **changes: Any) -> MAEConfig:
-        """The configuration of an encoder size ("tiny" … "huge"; "small/8": patches of 8 px), with `changes` applied."""
+        """The configuration of a size ("tiny" … "huge"; "small/8": patches of 8 px), with `changes` applied."""
         name, slash, patch = size.partition("/")
         if name not in SIZES or (slash and not patch.isdecimal()):
             raise UsageError(
