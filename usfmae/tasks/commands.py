@@ -29,7 +29,9 @@ PretrainedOption = Annotated[
 ]
 ScratchOption = Annotated[
     str | None,
-    typer.Option("--scratch", help="Our ViT of a size (tiny … large; small/8: patches of 8 px), from random weights."),
+    typer.Option(
+        "--scratch", help="Our ViT of a size (tiny … large; small/8: patches of 8 px), from random weights."
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Draws the validation part, the head and the order.")]
