@@ -99,7 +99,7 @@ def _patiently(action: Any, repo: str) -> Any:
             raise
         except Exception as error:  # the client raises what its own libraries raise
             status, asked = _answer(error)
-            passing = status in BUSY if status is not None else _is_network(error)
+            passing = status in BUSY or _is_stale(error, status) if status is not None else _is_network(error)
             if not passing or attempt == TRIES:
                 raise _explained(error, status, repo) from _Hidden(scrubbed(str(error)))
             time.sleep(min(_LONGEST, max(wait, asked)))
@@ -129,6 +129,12 @@ def _answer(error: BaseException) -> tuple[int | None, float]:
     return (int(told[1]) if told else None), 0.0
 
 
+def _is_stale(error: BaseException, status: int | None) -> bool:
+    """Whether the Xet store, not the Hub, refused a token: it holds for some minutes, and each try asks a new one."""
+    by_hub = any(getattr(cause, "response", None) is not None for cause in _causes(error))
+    return status == 401 and not by_hub and "/xet-write-token/" not in str(error)
+
+
 def _is_network(error: BaseException) -> bool:
     words = ("Connect", "Timeout", "RemoteProtocol", "ReadError", "WriteError", "Network", "ConnectionReset")
     return any(any(word in type(cause).__name__ for word in words) for cause in _causes(error))
@@ -136,6 +142,11 @@ def _is_network(error: BaseException) -> bool:
 
 def _explained(error: Exception, status: int | None, repo: str) -> OpenUSError:
     said = scrubbed(str(error))
+    if _is_stale(error, status):
+        return OpenUSError(
+            f"{repo}: the Hub's Xet store does not accept the tokens that the Hub gives for it ({_short(said)}); "
+            "run it again later, or set HF_HUB_DISABLE_XET=1"
+        )
     if status == 401 or type(error).__name__ == "LocalTokenNotFoundError":
         why = "it is wrong or revoked" if _has_token() else "none is set"
         return UsageError(

@@ -2,7 +2,8 @@
 
 It speaks what `huggingface_hub` needs: whoami, create, preupload, the LFS batch (basic and multipart) with its
 verification, commits, trees, paths, refs, and `resolve` with ranges, where large files are answered by a redirect to
-another address as on the real Hub. It does not speak Xet: set ``HF_HUB_DISABLE_XET=1`` (`Hub.environment` does).
+another address as on the real Hub. Where `Hub.offers_xet` is set, large files may come and go through a Xet store
+(`tests.helpers.xet`), too; otherwise clients need ``HF_HUB_DISABLE_XET=1`` (`Hub.environment` says which).
 
     with serving_hub() as hub:
         hub.put("ORG/NAME", "README.md", b"...", kind="dataset")   # or through the client, with the token hub.token
@@ -123,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.hub
         if path.startswith("/storage/"):  # as of a store of objects: its addresses need no token
             return self._storage(path.removeprefix("/storage/"))
+        if path.startswith("/cas/"):
+            return self._xet(path.removeprefix("/cas"), token)
         if token and token not in hub.tokens:
             raise _RefusedError(401, "Invalid credentials in Authorization header")
         if path == "/api/whoami-v2":
@@ -210,11 +213,22 @@ class _Handler(BaseHTTPRequestHandler):
         hub.objects[oid] = data
         return self._send(200, b"", {"ETag": f'"{oid}"'})
 
+    def _xet(self, path: str, token: str) -> None:
+        if path.startswith("/fetch/"):  # as of a store of objects: its addresses need no token
+            return self._ranged(self.hub.xet.xorbs[path.removeprefix("/fetch/")].data, {})
+        with self.hub.lock:
+            return self._send(*self.hub.xet.answer(self.command, path, token, self.headers, self.body))
+
     def _api(self, kind: str, name: str, verb: str, revision: str, rest: str, token: str) -> None:
         repo = self._repo(kind, name, token)
         if verb in ("preupload", "commit"):
             self._need_write(token)
             return self._preupload(repo) if verb == "preupload" else self._commit(repo)
+        if self.hub.offers_xet and verb in ("xet-write-token", "xet-read-token"):
+            if verb == "xet-write-token":
+                self._need_write(token)
+            granted, headers = self.hub.xet.grant(verb.split("-")[1])
+            return self._json(granted, headers=headers)
         if verb == "refs":
             main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.sha}
             return self._json({"branches": [main], "tags": [], "converts": [], "pullRequests": []})
@@ -237,10 +251,11 @@ class _Handler(BaseHTTPRequestHandler):
             dates = {"lastModified": "2026-01-01T00:00:00.000Z", "createdAt": "2026-01-01T00:00:00.000Z"}
             return self._json(facts | dates | {"downloads": 0, "likes": 0, "disabled": False, "gated": False})
         if verb == "tree":
-            return self._json(_listing(files, rest, self.query.get("recursive", "").lower() in ("1", "true")))
+            deep = self.query.get("recursive", "").lower() in ("1", "true")
+            return self._json(_listing(self.hub, files, rest, deep))
         if verb == "paths-info":
             wanted = _fields(self.body, self.headers.get("Content-Type", ""))
-            everything = {entry["path"]: entry for entry in _listing(files, "", True, missing_ok=True)}
+            everything = {entry["path"]: entry for entry in _listing(self.hub, files, "", True, True)}
             return self._json([everything[path] for path in wanted if path in everything])
         raise _RefusedError(404, f"no such verb: {verb}")
 
@@ -290,6 +305,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._ranged(blob.content, headers)
         self.hub.objects.setdefault(blob.sha256, blob.content)
         linked = {"X-Linked-Etag": f'"{blob.etag}"', "X-Linked-Size": str(len(blob.content))}
+        if xet := self.hub.xet_hash(blob):
+            route = f"{self.hub.url}/api/{repo.kind}s/{repo.id}/xet-read-token/{sha}"
+            linked |= {"X-Xet-Hash": xet, "X-Xet-Refresh-Route": route, "Link": f'<{route}>; rel="xet-auth"'}
         place = f"{self.hub.storage}/storage/{blob.sha256}?name={quote(path)}"
         return self._send(302, b"", headers | linked | {"Location": place})
 
@@ -317,7 +335,7 @@ def _fields(body: bytes, kind: str) -> list[str]:
 
 
 def _listing(
-    files: dict[str, Blob], folder: str, deep: bool, missing_ok: bool = False
+    hub: Hub, files: dict[str, Blob], folder: str, deep: bool, missing_ok: bool = False
 ) -> list[dict[str, Any]]:
     """The entries of a folder as the Hub lists them: files, and folders (of all depths where `deep`)."""
     start = f"{folder.strip('/')}/" if folder.strip("/") else ""
@@ -334,6 +352,8 @@ def _listing(
             entry: dict[str, Any] = {"type": "file", "oid": blob.oid, "size": len(blob.content), "path": path}
             if blob.large:
                 entry["lfs"] = {"oid": blob.sha256, "size": len(blob.content), "pointerSize": 130}
+                if xet := hub.xet_hash(blob):
+                    entry["xetHash"] = xet
             entries[path] = entry
     return list(entries.values())
 
@@ -345,6 +365,7 @@ def serving_hub() -> Iterator[Hub]:
     handler = type("Handler", (_Handler,), {"hub": hub})
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
     hub.url, hub.storage = (f"http://127.0.0.1:{server.server_address[1]}" for server in servers)
+    hub.xet.url = f"{hub.storage}/cas"
     threads = []
     for server in servers:
         server.daemon_threads = True

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.xet import XetStore
+
 TOKEN = "hf_goodTokenOfTheLocalHub"
 LARGE = (".tar", ".parquet", ".png", ".jpg", ".webp", ".safetensors", ".bin", ".onnx", ".npy")
 
@@ -108,6 +110,7 @@ class Hub:
     url: of the Hub. storage: of its store of large files, another origin as on the real Hub: no token goes there.
     tokens: name and what each may do ("write" or "read"). part_bytes: large files above this go up in parts.
     quota: bytes of large files in all; more is refused as the Hub does when storage is full.
+    offers_xet: whether large files may go through `xet`, at the origin of `storage`; what came so is known by it.
     """
 
     def __init__(self) -> None:
@@ -117,6 +120,8 @@ class Hub:
         self.tokens = {TOKEN: "write"}
         self.repos: dict[tuple[str, str], Repo] = {}
         self.objects: dict[str, bytes] = {}
+        self.offers_xet = False
+        self.xet = XetStore(self.objects)
         self.parts: dict[str, dict[int, bytes]] = {}
         self.part_bytes = 1 << 62
         self.quota = 1 << 62
@@ -128,11 +133,15 @@ class Hub:
         """Variables that lead a client in another process here; its caches lie below `home`."""
         found = {
             "HF_ENDPOINT": self.url,
-            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_XET": "0" if self.offers_xet else "1",
             "HF_HOME": str(home),
             "HF_HUB_OFFLINE": "0",
         }
         return found | {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": token or ""}
+
+    def xet_hash(self, blob: Blob) -> str | None:
+        """By which hash the Xet store knows a file, where this Hub offers Xet and the file came through it."""
+        return self.xet.hash_of(blob.sha256) if self.offers_xet and blob.large else None
 
     def repo(self, name: str, kind: str = "dataset", private: bool = False) -> Repo:
         """A repository, made where it is not there."""
