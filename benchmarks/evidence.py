@@ -1,19 +1,21 @@
 """Does pretraining help? One command from a corpus to the table, in minutes on one GPU.
 
-    python benchmarks/evidence.py CORPUS OUT [--minutes 5] [--tiny]
+    python benchmarks/evidence.py CORPUS OUT [--minutes 8] [--tiny]
 
-A ViT-S is pretrained on the unlabelled lung clips, then for each official fold of BUS-BRA a little longer with that
-fold's training pictures, never its test fold. From there it learns the outlines of lesions, and benign or malignant.
-Beside it: the same ViT without the outlines, the same ViT from random weights, and ResNets from random weights. All
-steps are `usfmae` commands, printed as they run; several run at once, since one small network leaves a large GPU idle.
-CORPUS comes from `benchmarks/evidence/corpus.yaml` (docs/results.md has the command). What is not done when the
-minutes are over is left out of the table, and said. `--tiny` shows on a CPU that every step works.
+A ViT-S/8 is pretrained on the unlabelled lung clips, then for each official fold of BUS-BRA a little longer with that
+fold's training pictures, never its test fold. Rows of the table, from there: `mae`, fine-tuned for benign or malignant;
+`focus`, which first learned the outlines of the lesions and then looks at each lesion enlarged. Beside them the same
+ViT and two ResNets from random weights. All steps are `usfmae` commands, printed as they run; the runs of a table go
+several at once, since one small network leaves a large GPU idle. CORPUS comes from `benchmarks/evidence/corpus.yaml`
+(docs/results.md has the command). What is not done when the minutes are over is left out of the table, and said; the
+same command goes on where it stopped. `--tiny` shows on a CPU that every step works.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -24,13 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks" / "evidence"
 FOLDS = range(1, 6)
 MODELS = {
-    "outlines": "",
-    "mae": "",
-    "scratch": "scratch:small",
+    "focus": "{out}/lesions/runs/bus-bra-lesion/mae/seed0/{{fold}}",
+    "mae": "{out}/pretrained/{{fold}}",
+    "scratch": "scratch:small/8",
     "resnet18": "timm:resnet18",
     "resnet50": "timm:resnet50",
 }
-"""Rows of the table, the first one compared with the others."""
+"""Rows of the table by importance, the first one compared with the others."""
 
 
 @dataclass
@@ -79,44 +81,38 @@ class Session:
 
 
 def pretrain(s: Session) -> bool:
-    """The lung clips once, then each fold's training pictures: OUT/lung and OUT/pretrained/foldK."""
+    """The lung clips, then each fold's training pictures: OUT/lung and OUT/pretrained/foldK. Whether all are there."""
     toy = s.changes(
         "model.size=tiny", "model.img_size=64", "model.depth=2", "training.most_images=128", "training.batch_size=32",
-        "training.precision=fp32", "training.compile=false",
+        "training.precision=fp32",
     )  # fmt: skip
-    common = [
-        "--recipe",
-        HERE / "pretrain.yaml",
-        "--quiet",
-        "--decoded",
-        "memory",
-        "--workers",
-        1 if s.tiny else 4,
-        *toy,
-    ]
-    s.start("lung", "pretrain", s.data, "--out", s.out / "lung", *common)
+    common = ["--recipe", HERE / "pretrain.yaml", "--quiet", "--decoded", "memory", *toy]
+    workers = (1, 1) if s.tiny else (8, 3)
+    s.start("lung", "pretrain", s.data, "--out", s.out / "lung", *common, "--workers", workers[0])
     if not s.wait("lung"):
         return False
     for fold in FOLDS:
         others = ", ".join(f"fold{other}" for other in FOLDS if other != fold)
         s.start(
             f"pretrain-fold{fold}", "pretrain", s.data, "--out", s.out / "pretrained" / f"fold{fold}", *common,
-            "--set", f"data.also={{bus-bra: [{others}]}}", "--set", "data.mixture.factors={covid-blues: 0.1}",
-            "--set", f"model.init={s.out / 'lung'}", "--set", f"training.most_images={128 if s.tiny else 250_000}",
+            "--workers", workers[1], "--set", f"data.also={{bus-bra: [{others}]}}",
+            "--set", "data.mixture.factors={covid-blues: 0.1}", "--set", f"model.init={s.out / 'lung'}",
+            "--set", f"training.most_images={128 if s.tiny else 150_000}",
         )  # fmt: skip
     return s.wait(*(f"pretrain-fold{fold}" for fold in FOLDS))
 
 
-def table(
-    s: Session, name: str, benchmark: str, models: dict[str, str], jobs: int, out: str, *more: str
-) -> None:
-    """Begin a comparison of `models` in OUT/`out`."""
+def table(s: Session, name: str, benchmark: str, models: dict[str, str], jobs: int, *more: str) -> bool:
+    """Compare `models` in OUT/`name`; whether it came to its end."""
     rows = [word for model, spec in models.items() for word in ("--model", f"{model}={spec}")]
-    toy = s.changes("size=64", "epochs=1", "resamples=50", "batch_size=64")
+    toy = s.changes("size=64", "focus.size=48", "epochs=1", "resamples=50", "batch_size=64")
+    own = {"focus": s.out / "focus.yaml", "scratch": HERE / "scratch-vit.yaml"}
+    recipes = [word for model in models if model in own for word in ("--recipe-of", f"{model}={own[model]}")]
     s.start(
-        name, "benchmark", s.data, "--benchmark", benchmark, *rows, "--out", s.out / out, "--jobs", jobs,
-        "--recipe", HERE / "pretrained.yaml", "--scratch-recipe", HERE / "scratch.yaml", *more, *toy,
+        name, "benchmark", s.data, "--benchmark", benchmark, *rows, "--out", s.out / name, "--jobs", jobs,
+        "--recipe", HERE / "pretrained.yaml", "--scratch-recipe", HERE / "scratch.yaml", *recipes, *more, *toy,
     )  # fmt: skip
+    return s.wait(name)
 
 
 def complete(s: Session, model: str) -> bool:
@@ -137,29 +133,37 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     s = Session(options.data, options.out, options.tiny, time.monotonic() + 60 * options.minutes - 15)
-    models = dict(MODELS) | {
-        "outlines": str(s.out / "lesions/runs/bus-bra-lesion/mae/seed0/{fold}"),
-        "mae": str(s.out / "pretrained/{fold}"),
-    }
+    models = {name: spec.format(out=options.out) for name, spec in MODELS.items()}
     if s.tiny:
-        models |= {"scratch": "scratch:tiny"}
+        models |= {"scratch": "scratch:tiny/8"}
         models.pop("resnet50")
-    fresh = [name for name in models if name not in ("outlines", "mae")]
-    lesion = ("--set", "epochs=20", "--set", "resamples=50")
-    if pretrain(s):  # alone: networks that take turns on a GPU slow each other down by their number
-        table(s, "lesions", "bus-bra-lesion", {"mae": models["mae"]}, 5, "lesions", *lesion)
-        if s.wait("lesions"):
-            begun = {name: models[name] for name in ("outlines", "mae")}
-            table(s, "pretrained", "bus-bra", begun, 6, "table")
-            s.wait("pretrained")
-    table(s, "from-scratch", "bus-bra", {name: models[name] for name in fresh}, 4, "table")
-    s.wait("from-scratch")
+    segmenter = models["focus"]
+    (s.out / "focus.yaml").write_text((HERE / "focus.yaml").read_text().replace("SEGMENTER", segmenter))
+    # Pretraining goes alone: networks that take turns on a GPU slow each other down by their number.
+    begun = pretrain(s) and table(
+        s,
+        "lesions",
+        "bus-bra-lesion",
+        {"mae": models["mae"]},
+        5,
+        "--set",
+        "epochs=20",
+        "--set",
+        "resamples=50",
+    )
+    if not begun:
+        del models["focus"], models["mae"]
+    table(s, "table", "bus-bra", models, 2 if s.tiny else 5)
     s.deadline = time.monotonic() + (600 if s.tiny else 60)
     done = {name: spec for name, spec in models.items() if complete(s, name)}
-    if done:
-        table(s, "table", "bus-bra", done, 1, "table")
-        if s.wait("table"):
-            print((s.out / "table/table.md").read_text())
+    for name, rows in (("table", [*done]), ("twins", ["mae", "scratch"])):  # the second: pretraining alone
+        if rows and {*rows} <= {*done}:
+            if name != "table":
+                for row in rows:
+                    place = s.out / name / "runs/bus-bra" / row
+                    shutil.copytree(s.out / "table/runs/bus-bra" / row, place, dirs_exist_ok=True)
+            if table(s, name, "bus-bra", {row: done[row] for row in rows}, 1):
+                print((s.out / name / "table.md").read_text())
     result = {"name": "evidence", "seconds": round(s.now(), 1), "rows": list(done), "failed": s.failed}
     print(json.dumps(result))
 

@@ -18,7 +18,7 @@ import pytest
 
 from openus.errors import UsageError
 from tests.tasks.conftest import Ended
-from usfmae.tasks.benchmark import parse_model
+from usfmae.tasks.benchmark import own_recipes, parse_model
 from usfmae.tasks.classify import ClassificationTask, answers_of
 from usfmae.tasks.compare import Answers, mean_scores, paired
 from usfmae.tasks.metrics import point_estimates
@@ -136,6 +136,14 @@ def test_a_fold_of_one_class_has_no_auroc_and_the_table_says_so(tmp_path: Path) 
 def test_models_by_word(word: str, name: str, scratch: bool) -> None:
     entry = parse_model(word, BASE, SCRATCH)
     assert entry.name == name and entry.recipe is (SCRATCH if scratch else BASE)
+
+
+def test_a_recipe_for_one_model(recipe_file: Path) -> None:
+    entries = [parse_model(word, BASE, SCRATCH) for word in ("a=timm:resnet18", "b=timm:resnet50")]
+    one, other = own_recipes(entries, [f"b={recipe_file}"], ["epochs=3"])
+    assert one.recipe is SCRATCH and (other.recipe.size, other.recipe.epochs) == (48, 3)
+    with pytest.raises(UsageError, match=r"--recipe-of c: no such model.*known: a, b"):
+        own_recipes(entries, ["c=finetune-base"], [])
 
 
 @pytest.mark.parametrize(

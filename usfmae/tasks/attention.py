@@ -57,6 +57,10 @@ def gradient_map(network: Network, pixels: Tensor, target: Tensor | None = None)
     the last norm are the map. Areas that speak against the class are 0.
     """
     body: Any = network.body
+    if not hasattr(body, "forward_head"):
+        raise UsageError(
+            "gradient maps need one network that classifies, not a segmenter before a classifier"
+        )
     body.eval()
     with torch.enable_grad():
         features = body.forward_features(network.normalise(pixels)).detach().requires_grad_(True)

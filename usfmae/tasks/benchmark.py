@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ from usfmae.tasks.compare import Runs, mean_scores, paired
 from usfmae.tasks.data import LabelledSet, find_benchmark
 from usfmae.tasks.finetune import TASKS, choose_folds, load_with_progress, test_part
 from usfmae.tasks.metrics import summary
-from usfmae.tasks.models import FOLD, Start, build
-from usfmae.tasks.recipe import FinetuneRecipe
-from usfmae.tasks.runs import METRICS, Job, run, write_json
+from usfmae.tasks.models import FOLD, Start
+from usfmae.tasks.recipe import FinetuneRecipe, load_recipe
+from usfmae.tasks.runs import METRICS, Job, network_for, run, write_json
 from usfmae.tasks.splits import Split
 from usfmae.tasks.table import write_tables
 from usfmae.tasks.tables import NAMES, figure
@@ -95,6 +95,21 @@ def parse_model(word: str, pretrained: FinetuneRecipe, scratch: FinetuneRecipe) 
     if equals and not re.fullmatch(r"[\w.+-]+", name):
         raise UsageError(f"model '{word}': the name may hold letters, digits and . _ + - only")
     return Entry(name if equals else start.name, start, scratch if start.fresh else pretrained)
+
+
+def own_recipes(entries: Sequence[Entry], words: Sequence[str], changes: Sequence[str]) -> list[Entry]:
+    """Entries with the recipes that ``NAME=RECIPE`` words give to some; UsageError for a name there is not."""
+    recipes = dict(word.partition("=")[::2] for word in words)
+    names = [entry.name for entry in entries]
+    for name in recipes:
+        if name not in names:
+            raise UsageError(
+                f"--recipe-of {name}: no such model{did_you_mean(name, names)} (known: {', '.join(names)})"
+            )
+    return [
+        replace(entry, recipe=load_recipe(recipes[entry.name], changes)) if entry.name in recipes else entry
+        for entry in entries
+    ]
 
 
 def benchmark(
@@ -191,14 +206,8 @@ def estimate(shelf: Shelf, plans: Sequence[Plan], device: torch.device) -> float
         if key not in rates:
             labelled = shelf.get(plan.benchmark, recipe)
             task = TASKS[plan.benchmark.task](labelled, recipe)
-            network = task.dress(
-                build(
-                    plan.entry.start.of_fold(plan.split.name),
-                    outputs=task.outputs,
-                    size=recipe.size,
-                    drop_path=recipe.drop_path,
-                )
-            ).to(device)
+            fold = plan.split.name
+            network = network_for(task, plan.entry.start.of_fold(fold), fold).to(device)
             rows = np.arange(min(recipe.batch_size, len(labelled)))
             samples = Samples(
                 torch.from_numpy(labelled.images[rows]).to(device),

@@ -266,8 +266,11 @@ def benchmark(
     scratch_recipe: Annotated[
         str, typer.Option("--scratch-recipe", help="For models from random weights.")
     ] = "finetune-scratch",
+    recipe_of: Annotated[
+        list[str] | None, typer.Option("--recipe-of", help="NAME=RECIPE, for one of the models; repeatable.")
+    ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a field of both recipes: size=160. Repeatable.")
+        list[str] | None, typer.Option("--set", help="Change a field of all recipes: size=160. Repeatable.")
     ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would run and how long it takes; run nothing.")
@@ -286,12 +289,13 @@ def benchmark(
     """
     console.set_debug(debug)
     from usfmae.tasks.benchmark import benchmark as work
-    from usfmae.tasks.benchmark import parse_model
+    from usfmae.tasks.benchmark import own_recipes, parse_model
     from usfmae.tasks.recipe import load_recipe
 
     recipes = (load_recipe(recipe, set_ or ()), load_recipe(scratch_recipe, set_ or ()))
+    entries = own_recipes([parse_model(word, *recipes) for word in model], recipe_of or (), set_ or ())
     result = work(
-        data, [parse_model(word, *recipes) for word in model], benchmark, out, protocol=protocol, folds=fold,
+        data, entries, benchmark, out, protocol=protocol, folds=fold,
         seeds=seeds, device=device, jobs=jobs, quiet=quiet or json_, plan_only=plan,
     )  # fmt: skip
     if json_:

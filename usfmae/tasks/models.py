@@ -127,6 +127,11 @@ def build(
     if start.timm is not None:
         return _timm_network(start, outputs, size, drop_path, grey)
     ours = read_folder_config(start.weights)
+    if ours.get("architecture", {}).get("family") == "focus":
+        raise UsageError(
+            f"{start.weights}: is a segmenter before a classifier, for 'usfmae predict' and export to onnx; give "
+            "the weights that its classifier began with"
+        )
     if ours.get("architecture", {}).get("family") == "timm":
         state = backbone(read_tensors(Path(str(start.weights)) / WEIGHTS), ours)
         return from_state(ours, state, str(start.weights), outputs=outputs, size=size, drop_path=drop_path)
@@ -177,6 +182,10 @@ _INITIAL = (
 
 
 def _rebuild(architecture: Mapping[str, Any], input_: Mapping[str, Any], size: int) -> Network:
+    if architecture["family"] == "focus":
+        from usfmae.tasks.focus import rebuild_focus
+
+        return rebuild_focus(architecture)
     if architecture["family"] == "timm":
         body: Any = _create_timm(
             architecture["name"], None, architecture["outputs"], size, 0.0, len(input_["mean"])

@@ -11,6 +11,7 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from usfmae.tasks.focus import Focus
 from usfmae.tasks.recipe import FinetuneRecipe
 
 
@@ -37,6 +38,8 @@ def make_optimizer(body: nn.Module, recipe: FinetuneRecipe) -> torch.optim.AdamW
 
 def _parts(body: nn.Module) -> list[Any]:
     """What is treated as one stack of layers: the whole model, or a backbone and the head put on it."""
+    if isinstance(body, Focus):
+        return _parts(body.classifier.body)  # its segmenter is frozen
     encoder = getattr(body, "encoder", None)
     if not isinstance(encoder, nn.Module):
         return [body]

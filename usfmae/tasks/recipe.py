@@ -59,6 +59,37 @@ class AugmentSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FocusSettings:
+    """A segmenter that finds the structure, so that the classifier sees it enlarged."""
+
+    segmenter: str = ""
+    """Folder of a segmenter that `usfmae finetune` wrote; ``{fold}`` stands for the fold's name. Empty: no focus, and
+    the other values mean nothing."""
+    size: int = 160
+    """Side in pixels of what the classifier sees; the recipe's own `size` is that of the whole image."""
+    margin: float = 1.5
+    """Side of the square that is cut out, in units of the structure's longer axis."""
+    least: float = 0.3
+    """The smallest square, as a share of the image's side."""
+    jitter: float = 0.15
+    """In training the square is moved and resized by up to so much of its size."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("size", 16, 2048),
+            ("margin", 0.5, 10),
+            ("least", 0.01, 1),
+            ("jitter", 0, 1),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise UsageError(f"recipe: focus.{name} is {getattr(self, name)}, expected {low} to {high}")
+
+    def of_fold(self, fold: str) -> FocusSettings:
+        """With the name of a fold in the path."""
+        return dataclasses.replace(self, segmenter=self.segmenter.replace("{fold}", fold))
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneRecipe:
     """Everything that decides a fine-tuning run besides the data, the model and the seed."""
 
@@ -93,6 +124,8 @@ class FinetuneRecipe:
     mixup: float = 0.0
     """Alpha of mixup; 0 is off."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+    focus: FocusSettings = field(default_factory=FocusSettings)
 
     ema: float = 0.0
     """Decay per step of the moving average of the weights that is scored and kept; 0 is off."""

@@ -15,9 +15,11 @@ import torch
 from openus import __version__, console
 from openus.errors import UsageError
 from usfmae.model.weights import save_weights, write_atomic
-from usfmae.tasks.lineage import learned, merged, seen_by, seen_notes
+from usfmae.tasks.focus import focus
+from usfmae.tasks.lineage import Seen, learned, merged, seen_by, seen_notes
 from usfmae.tasks.models import Network, Start, build, grey_statistics
 from usfmae.tasks.plots import curves_png
+from usfmae.tasks.recipe import FocusSettings
 from usfmae.tasks.splits import Split, subsample
 from usfmae.tasks.task import Batches, Ints, Outcome, Task
 from usfmae.tasks.training import STATE, Fit, Objective, Samples, fit, predict_batches
@@ -42,11 +44,16 @@ class Job:
         data = self.task.data
         return subsample(self.split.train, data.groups(), data.strata, self.fraction, (self.seed, 101))
 
+    def seen(self) -> Seen:
+        """What the weights that the run begins with have learned from."""
+        closer = _closer(self.task, self.split.name)
+        return merged(seen_by(self.start), seen_by(Start(weights=closer.segmenter)) if closer else {})
+
 
 def run(job: Job, folder: Path, device: torch.device, quiet: bool = False) -> dict[str, Any]:
     """Train and score one fold into `folder`; a finished run of the same settings is read, not repeated."""
     train = job.training_rows()
-    notes = job.task.check(job.split, train) + seen_notes(job.start, job.task.data, job.split)
+    notes = job.task.check(job.split, train) + seen_notes(job.start, job.seen(), job.task.data, job.split)
     network = _network(job, train).to(device)
     fingerprint = _fingerprint(job, network, train)
     done = read_result(folder, fingerprint)
@@ -68,13 +75,28 @@ def run(job: Job, folder: Path, device: torch.device, quiet: bool = False) -> di
 
 
 def _network(job: Job, train: Ints) -> Network:
-    recipe = job.task.recipe
     torch.manual_seed(job.seed)  # the head, and all of a network from scratch
+    return network_for(job.task, job.start, job.split.name, grey_statistics(job.task.data.images[train]))
+
+
+def network_for(task: Task, start: Start, fold: str, grey: tuple[float, float] = (0.2, 0.2)) -> Network:
+    """The network of a task's recipe, with a fresh head; `grey` as in `build`."""
+    recipe, closer = task.recipe, _closer(task, fold)
     network = build(
-        job.start, outputs=job.task.outputs, size=recipe.size, drop_path=recipe.drop_path, pool=recipe.pool,
-        grey=grey_statistics(job.task.data.images[train]),
+        start, outputs=task.outputs, size=closer.size if closer else recipe.size, drop_path=recipe.drop_path,
+        pool=recipe.pool, grey=grey,
     )  # fmt: skip
-    return job.task.dress(network)
+    return focus(network, closer) if closer else task.dress(network)
+
+
+def _closer(task: Task, fold: str) -> FocusSettings | None:
+    """The settings of a classifier that looks closer, in a fold; None for one that sees the whole image."""
+    settings = task.recipe.focus
+    if not settings.segmenter:
+        return None
+    if task.kind == "segmentation":
+        raise UsageError("focus is for tasks that give an answer for an image; a segmenter sees all of it")
+    return settings.of_fold(fold)
 
 
 def _samples(task: Task, rows: Ints, device: torch.device) -> Samples:
@@ -209,9 +231,7 @@ def model_config(job: Job, network: Network, result: dict[str, Any]) -> dict[str
         "benchmark": data.benchmark.name,
         "metrics": {name: score["value"] for name, score in result["metrics"].items()},
         "training": {key: result[key] for key in ("protocol", "fold", "seed", "recipe", "corpus", "parts")},
-        "seen": merged(
-            seen_by(job.start), learned(data, np.concatenate([job.training_rows(), job.split.val]))
-        ),
+        "seen": merged(job.seen(), learned(data, np.concatenate([job.training_rows(), job.split.val]))),
     }
     if network.architecture["family"] == "encoder":
         config["model"] = network.architecture["model"]
