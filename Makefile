@@ -16,7 +16,7 @@ STATE := $(shell { cat pyproject.toml; "$(PYTHON)" -V; pwd; } 2>/dev/null | cksu
 INSTALLED := $(VENV)/.installed-$(STATE)
 DEVELOP := $(VENV)/.develop-$(STATE)
 
-.PHONY: help install demo test long lint types docs format check clean tools
+.PHONY: help install develop demo test long lint types docs format check clean tools
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -24,10 +24,12 @@ help: ## this list
 
 install: $(INSTALLED) ## the commands openus and usfmae in .venv/bin
 
+develop: $(DEVELOP) ## all that the tests need, too; LOCKED=1 installs by .ci/lock.txt, each file checked by its hash
+
 demo: $(INSTALLED) ## from ultrasound files to a trained classifier, without any download of data (into ./demo)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh "$(DEMO)"
 
-test: $(DEVELOP) tools ## the tests; ARGS="-k dicom -x" passes on to pytest, LOCKED=1 installs by .ci/lock.txt
+test: $(DEVELOP) tools ## the tests; ARGS="-k dicom -x" passes on to pytest
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 long: $(DEVELOP) tools ## the tests, with those that take minutes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -91,3 +92,22 @@ def test_the_lowest_releases_are_those_of_the_bounds(repo: Path, requirements: l
     for one in requirements:
         if one.name in pins:
             assert one.specifier.contains(pins[one.name]), (one, pins[one.name])
+
+
+def test_no_answer_about_vulnerabilities_is_not_a_clean_one(repo: Path, tmp_path: Path) -> None:
+    def ask(text: str) -> tuple[int, str]:
+        (tmp_path / "answer.json").write_text(text)
+        done = subprocess.run(
+            [sys.executable, repo / ".ci" / "audit.py", tmp_path / "answer.json"],
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, done.stdout
+
+    clean = {"name": "a", "version": "1", "vulns": []}
+    broken = {"name": "b", "version": "2", "vulns": [{"id": "PYSEC-1", "fix_versions": ["3"]}]}
+    unknown = {"name": "c", "skip_reason": "not found"}
+    assert ask("")[0] == ask(json.dumps({"dependencies": [unknown]}))[0] == 75
+    assert ask(json.dumps({"dependencies": [clean]})) == (0, "1 packages, no known vulnerability\n")
+    code, said = ask(json.dumps({"dependencies": [clean, broken, unknown]}))
+    assert code == 1 and "b 2: PYSEC-1, mended in 3" in said and "not asked for: c" in said
