@@ -24,7 +24,8 @@ from typing import Any, Generic
 from openus.depot import Depot, Files, Result, Task
 from openus.errors import CorpusError
 from openus.pieces import Piece, mount
-from openus.places import file_system
+from openus.places import file_system, open_url
+from openus.shards.keep import copies
 
 _AT_ONCE = 64  # requests under way at the same time
 _OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
@@ -108,6 +109,15 @@ class Bucket(Depot):
     def size(self, path: Path) -> int | None:
         return self._sizes.get(self._name(path))
 
+    def sha256(self, path: Path) -> str:
+        if self.size(path) is None:
+            raise FileNotFoundError(errno.ENOENT, "missing in object storage", str(path))
+        digest = hashlib.sha256()
+        with open_url(f"{self.url}/{self._name(path)}") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
     def around(
         self, function: Callable[[Task], Result], files: Callable[[Task], Files] | None
     ) -> Callable[[Task], Result]:
@@ -188,7 +198,7 @@ class Bucket(Depot):
     def publish(self, sent: Collection[Path]) -> None:
         last = self.folder / "corpus.json"
         made = {path for path in super().files() if ".work" not in path.parts and path.suffix != ".tar"}
-        self.send(*sorted(made - {*sent, last}), last)
+        self.send(*sorted(made - {*sent, last}), last, *copies(self.folder))
 
     def _differs(self, name: str, path: Path) -> bool:
         return self._sizes.get(name) != path.stat().st_size

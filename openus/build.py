@@ -35,7 +35,7 @@ from openus.pack import MASK, ShardTask, finished, plan_set, write_again
 from openus.report import write_before, write_report
 from openus.select import Selected, Selection, select
 from openus.shards.corpus import write_corpus
-from openus.shards.keep import forget, keep
+from openus.shards.keep import DIGESTS, keep
 from openus.shards.schema import REJECTED
 from openus.shards.writer import ShardInfo
 from openus.sources import mask_of
@@ -153,8 +153,7 @@ def build(
         kept = unique.kept.drop_columns(["before"])
         depot.send(*(work / "dedup").glob("*.parquet"))
         tasks = _plan(out, kept, corpus)
-        forget(out)
-        depot.remove(out / "corpus.json")
+        depot.remove(out / DIGESTS, out / "corpus.json")
         shards = _pack(tasks, engine, report)
         _sweep(depot, tasks, ready)
         rejected = _rejected_table(ready, unique.dropped)

@@ -26,6 +26,7 @@ from openus.options import (
     MirrorOption,
     OfflineOption,
     PlaceArgument,
+    ScratchOption,
 )
 from openus.publish import cli as publish_options
 
@@ -191,10 +192,10 @@ def verify(
 @app.command(
     short_help="Rebuild what is damaged, and only that.",
     epilog="Examples:  openus repair openus-46 --dry-run   ·   openus repair openus-46   ·   "
-    "openus repair OUT --local bus-bra=~/Downloads/BUSBRA",
+    "openus repair s3://bucket/openus-46   ·   openus repair OUT --local bus-bra=~/Downloads/BUSBRA",
 )
 def repair(
-    out: CorpusArgument,
+    out: PlaceArgument,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what is damaged.")] = False,
     mirror: MirrorOption = None,
     local: Annotated[
@@ -202,6 +203,7 @@ def repair(
         typer.Option("--local", help="SLUG=PATH, as for 'openus build'. Repeatable."),
     ] = None,
     cache: CacheOption = None,
+    scratch: ScratchOption = None,
     offline: OfflineOption = False,
     manifests: ManifestsOption = None,
     workers: WorkersOption = CPUS,
@@ -221,6 +223,7 @@ def repair(
         out,
         _catalogue(manifests),
         dry_run=dry_run,
+        scratch=scratch,
         mirrors=mirror or [],
         local=local or [],
         cache=cache,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -291,10 +292,9 @@ def verify_corpus(out: str, *, deep: bool, workers: int, quiet: bool, as_json: b
     else:
         views.verdict(out, verdict, deep)
     if verdict.problems:
-        mend = f"'openus repair {out}' mends what is damaged"
-        if home.remote:
-            mend = "remove the files that are damaged, and run 'openus build' again to write them anew"
-        raise OpenUSError(f"{out}: {len(verdict.problems)} problems; {mend}")
+        raise OpenUSError(
+            f"{out}: {len(verdict.problems)} problems; 'openus repair {out}' mends what is damaged"
+        )
     if home.remote:
         return
     try:
@@ -304,10 +304,11 @@ def verify_corpus(out: str, *, deep: bool, workers: int, quiet: bool, as_json: b
 
 
 def repair_corpus(
-    out: Path,
+    out: str,
     catalogue: Catalogue,
     *,
     dry_run: bool,
+    scratch: Path | None,
     mirrors: Sequence[str],
     local: Sequence[str],
     cache: Path | None,
@@ -319,22 +320,28 @@ def repair_corpus(
     """Mend a corpus and tell what was wrong; raises if something is left."""
     from openus.build import BuildOptions
     from openus.demo import DEMO_MANIFESTS, prepare
+    from openus.depot import depot
     from openus.fetch import default_cache
     from openus.repair import repair
 
+    home = depot(out, scratch)
+    # A folder that stands in for storage comes and goes with each stage; inputs stay until the end.
+    inputs = home.folder.with_suffix(".inputs") if home.remote else home.folder / ".work" / "inputs"
     options = BuildOptions(
         cache=cache or default_cache(),
         mirrors=tuple(mirrors),
-        local=_local(local, out / ".work" / "inputs"),
+        local=_local(local, inputs),
         offline=offline,
         workers=workers,
     )
-    demo = out / ".work" / "demo-inputs"
+    demo = home.folder / ".work" / "demo-inputs"
     if demo.is_dir():
         catalogue = Catalogue(*catalogue.roots[1:], DEMO_MANIFESTS)
         options = replace(options, local={**prepare(demo, quiet=quiet), **options.local})
     with reporter(quiet or as_json) as report:
-        found = repair(out, catalogue, options, dry_run=dry_run, report=report)
+        found = repair(home.folder, catalogue, options, dry_run=dry_run, report=report, home=home)
+    if home.remote:
+        shutil.rmtree(inputs, ignore_errors=True)
     if as_json:
         damaged = [vars(damage) | {"mended": damage.file in found.mended} for damage in found.damaged]
         console.print_json({"damaged": damaged, "decoded_again": found.redone, "sound": not found.left})

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -69,6 +70,15 @@ class Depot:
             return path.stat().st_size
         except OSError:
             return None
+
+    def sha256(self, path: Path) -> str:
+        """Of a file of the corpus, read where it lies. Raises OSError, or CorpusError where storage fails."""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def have(self, *paths: Path) -> None:
+        """Fetch those of these files that there are."""
+        self.fetch(*(path for path in paths if self.size(path) is not None))
 
     def files(self) -> list[Path]:
         """All files of the corpus, those of the work folder included; inputs and what is unpacked left out."""

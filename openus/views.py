@@ -302,7 +302,7 @@ def verdict(folder: str, found: Verdict, deep: bool) -> None:
         )
 
 
-def repaired(folder: Path, found: Repair) -> None:
+def repaired(folder: str, found: Repair) -> None:
     """The result of `openus repair`."""
     for damage in found.damaged:
         mended = damage.file in found.mended

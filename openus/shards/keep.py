@@ -10,6 +10,8 @@ from pathlib import Path
 from openus.shards.corpus import NAME
 from openus.shards.writer import write_bytes
 
+DIGESTS = ".work/kept/digests.json"
+"""The hashes of the copies; without it they count no more."""
 _FILES = (
     NAME,
     "README.md",
@@ -29,7 +31,7 @@ def keep(root: Path) -> None:
             digests[name] = write_bytes(_folder(root) / Path(name).name, (root / name).read_bytes())
     for path in sorted(path for pattern in _PAGE for path in root.glob(pattern)):
         digests[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    write_bytes(_folder(root) / "digests.json", json.dumps(digests, indent=1).encode())
+    write_bytes(root / DIGESTS, json.dumps(digests, indent=1).encode())
 
 
 def is_page(name: str) -> bool:
@@ -37,15 +39,15 @@ def is_page(name: str) -> bool:
     return any(Path(name).match(pattern) for pattern in _PAGE)
 
 
-def forget(root: Path) -> None:
-    """The corpus is about to change: its copies count no more."""
-    (_folder(root) / "digests.json").unlink(missing_ok=True)
+def copies(root: Path) -> list[Path]:
+    """What `keep` wrote, the hashes last."""
+    return [*sorted(path for path in _folder(root).glob("*") if path.name != "digests.json"), root / DIGESTS]
 
 
 def kept_digests(root: Path) -> dict[str, str]:
     """SHA-256 of each describing file, as it was written; empty where no copies were kept."""
     try:
-        digests: dict[str, str] = json.loads((_folder(root) / "digests.json").read_bytes())
+        digests: dict[str, str] = json.loads((root / DIGESTS).read_bytes())
     except (OSError, ValueError):
         return {}
     return digests
