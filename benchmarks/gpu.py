@@ -107,7 +107,9 @@ def measure(session: Session, size: str, who: str, compiled: bool) -> Result:
     def trial(batch: int) -> None:
         entrant.time(torch.randn(batch, *shape, device=session.device), True)
 
-    most = BATCH[size] // (1 if who in OURS else 2)  # the peer keeps more in memory, and gains nothing from more
+    most = BATCH[size] // (
+        1 if who in OURS else 2
+    )  # the peer keeps more in memory, and gains nothing from more
     batch = largest_that_fits(most, trial) if session.device.type == "cuda" else most
     images = torch.randn(batch, *shape, device=session.device)
     for _ in range(3):
