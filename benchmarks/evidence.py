@@ -97,7 +97,7 @@ def pretrain(s: Session) -> bool:
             f"pretrain-fold{fold}", "pretrain", s.data, "--out", s.out / "pretrained" / f"fold{fold}", *common,
             "--workers", workers[1], "--set", f"data.also={{bus-bra: [{others}]}}",
             "--set", "data.mixture.factors={covid-blues: 0.1}", "--set", f"model.init={s.out / 'lung'}",
-            "--set", f"training.most_images={128 if s.tiny else 150_000}",
+            "--set", f"training.most_images={128 if s.tiny else 100_000}",
         )  # fmt: skip
     return s.wait(*(f"pretrain-fold{fold}" for fold in FOLDS))
 
@@ -140,17 +140,8 @@ def main() -> None:
     segmenter = models["focus"]
     (s.out / "focus.yaml").write_text((HERE / "focus.yaml").read_text().replace("SEGMENTER", segmenter))
     # Pretraining goes alone: networks that take turns on a GPU slow each other down by their number.
-    begun = pretrain(s) and table(
-        s,
-        "lesions",
-        "bus-bra-lesion",
-        {"mae": models["mae"]},
-        5,
-        "--set",
-        "epochs=20",
-        "--set",
-        "resamples=50",
-    )
+    short = ("--set", "epochs=12", "--set", "resamples=50")
+    begun = pretrain(s) and table(s, "lesions", "bus-bra-lesion", {"mae": models["mae"]}, 5, *short)
     if not begun:
         del models["focus"], models["mae"]
     table(s, "table", "bus-bra", models, 2 if s.tiny else 5)

@@ -27,8 +27,9 @@ from usfmae.tasks.recipe import FinetuneRecipe
 
 STATE = "state.pt"
 # The state is saved at the end of an epoch when so many seconds have passed, and at least so many times the
-# seconds the last saving took: at most about 5 % of the time goes into it, whatever the model and the disk.
-_SAVE_SECONDS, _SAVE_SHARE = 2.0, 20.0
+# seconds the last saving took: at most about 5 % of the time goes into it, whatever the model and the disk. Before
+# the first saving a slow disk (bytes a second) is assumed, and a state of five copies of the weights.
+_SAVE_SECONDS, _SAVE_SHARE, _SAVE_RATE = 2.0, 20.0, 200e6
 
 
 class Objective(Protocol):
@@ -116,7 +117,8 @@ def fit(
     optimizer = make_optimizer(network.body, recipe)
     average = Average(network.body, recipe.ema) if recipe.ema else None
     run = _load_state(folder / STATE, fingerprint, network, optimizer, average, device) or Fit()
-    due = time.monotonic() + _SAVE_SECONDS
+    saving = 5 * sum(value.nbytes for value in network.body.state_dict().values()) / _SAVE_RATE
+    due = time.monotonic() + max(_SAVE_SECONDS, _SAVE_SHARE * saving)
     for epoch in range(run.epoch + 1, recipe.epochs):
         if recipe.patience and epoch - 1 - run.best_epoch >= recipe.patience and run.best_epoch >= 0:
             break
