@@ -241,8 +241,8 @@ def search(pictures: int) -> tuple[int, int, float]:
     index, queries = pictures * INDEX_HASHES, pictures * (VIEWS + INDEX_HASHES)
     block, slab = min(index, most), min(queries, most // 4 if index > most else 1 << 20)
     tasks = -(-index // block) * -(-queries // slab)
-    plan = choose_plan(slab, block, RADIUS)
-    return tasks, plan.parts * len(plan.joins()), tasks * _cost(plan, slab, block) / 1e9
+    plan = choose_plan(slab, block, RADIUS, written_out=True)  # as `search_slab` does
+    return tasks, plan.parts * len(plan.joins()), tasks * _cost(plan, slab, block, written_out=True) / 1e9
 
 
 def model(each: dict[str, float], leader: dict[str, float]) -> list[dict[str, Any]]:
