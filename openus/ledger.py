@@ -18,6 +18,7 @@ from openus.select import Selected
 _CODE = (
     "archives",
     "archives.py",
+    "area.py",
     "chunks.py",
     "chunkspec.py",
     "clean",
@@ -48,10 +49,13 @@ def inputs_state(roots: Sequence[Path], entries: Collection[str]) -> str:
     """
     digest = hashlib.sha256(code_version().encode())
     for root in roots:
-        files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
-        for path in files:
-            name = path.name if path == root else path.relative_to(root).as_posix()
-            if path == root or name not in entries:
+        if root.is_file():
+            digest.update(root.name.encode() + _stat(root))
+            continue
+        start = len(str(root).rstrip("/")) + 1
+        below = (f"{where.rstrip('/')}/{name}"[start:] for where, _, names in os.walk(root) for name in names)
+        for name in sorted(name for name in below if name not in entries):
+            if (path := root / name).is_file():
                 digest.update(name.encode() + _stat(path))
     return digest.hexdigest()
 
@@ -62,13 +66,13 @@ def fingerprint(state: str, roots: Sequence[Path], members: Sequence[Selected]) 
     for root in roots:
         if root.is_dir():
             for member in members:
-                digest.update(_stat(root / member.path))
+                digest.update(_stat(f"{root}/{member.path}"))
     return digest.hexdigest()
 
 
-def _stat(path: Path) -> bytes:
+def _stat(path: Path | str) -> bytes:
     try:
-        facts = path.stat()
+        facts = os.stat(path)  # noqa: PTH116 (of very many paths, which need not be taken apart)
     except OSError:
         return b"-"
     return f"{facts.st_size} {facts.st_mtime_ns}\n".encode()

@@ -138,7 +138,8 @@ def _samples(task: ShardTask) -> Samples:
     with Pieces() as pieces, pa.ipc.open_file(str(task.plan)) as reader:
         for batch in range(reader.num_record_batches):
             rows = reader.get_batch(batch).to_pylist()
-            places = [(_there(task, row["bin"]), row["at"], row["length"]) for row in rows]
+            there = {name: _there(task, name) for name in {row["bin"] for row in rows}}
+            places = [(there[row["bin"]], row["at"], row["length"]) for row in rows]
             for row, data, place in zip(rows, _read(pieces, places), places, strict=True):
                 if not masks and hashlib.sha256(data).hexdigest() != row["sha256"]:
                     forget_chunk(place[0])

@@ -25,38 +25,39 @@ class FolderStore(Store):
 
     def items(self) -> list[Item]:
         items: dict[str, Item] = {}
+        start = len(str(self._root).rstrip("/")) + 1
         for path, status in self._walk(self._root):
-            name = "/".join(_text(part) for part in path.relative_to(self._root).parts)
+            below = path[start:]
+            name = below if below.isascii() else "/".join(map(_text, below.split("/")))
             if is_litter(name):
                 continue
             if name in items:
                 raise refused(self.label, name, "two files have this name once accents are normalised (NFC)")
             self._budget.charge(self.label, name, status.st_size)
-            items[name] = Item(name, status.st_size, path)
+            items[name] = Item(name, status.st_size, Path(path))
         return sorted(items.values(), key=lambda item: item.name)
 
-    def _walk(self, folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-        waiting = [folder]
+    def _walk(self, folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+        waiting = [str(folder)]
         while waiting:
-            folder = waiting.pop()
+            current = waiting.pop()
             try:
-                children = list(os.scandir(folder))
+                children = list(os.scandir(current))
             except OSError as error:
                 raise ArchiveError(
-                    f"{folder}: cannot be listed ({error.strerror}); check its permissions"
+                    f"{current}: cannot be listed ({error.strerror}); check its permissions"
                 ) from error
             for child in children:
-                path = Path(child.path)
                 if child.is_symlink():
-                    yield from self._link(path)
+                    yield from self._link(Path(child.path))
                 elif child.is_dir():
-                    waiting.append(path)
+                    waiting.append(child.path)
                 elif child.is_file():
-                    yield path, child.stat()
+                    yield child.path, child.stat()
                 else:
                     raise refused(self.label, child.name, "it is a device, socket or pipe, not a plain file")
 
-    def _link(self, path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    def _link(self, path: Path) -> Iterator[tuple[str, os.stat_result]]:
         target = path.resolve()
         if not target.is_relative_to(self._root):
             raise refused(
@@ -66,7 +67,7 @@ class FolderStore(Store):
             )
         # A link to a folder inside would list the same files twice; its target is listed anyway.
         if target.is_file():
-            yield path, target.stat()
+            yield str(path), target.stat()
 
     def open(self, item: Item) -> BinaryIO:
         return open_file(item.token)

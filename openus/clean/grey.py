@@ -7,9 +7,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from openus.area import shrink
 from openus.decode.frame import Pixels
-
-_FILTERS = {"area": cv2.INTER_AREA, "lanczos": cv2.INTER_LANCZOS4}
 
 
 def to_grey(pixels: Pixels) -> Pixels:
@@ -34,7 +33,7 @@ def resize_short_side(pixels: Pixels, size: int | None, how: Literal["area", "la
     target = (max(1, round(width * size / short)), max(1, round(height * size / short)))
     if how == "lanczos":
         return _lanczos(pixels, target)
-    return np.asarray(cv2.resize(pixels, target, interpolation=_FILTERS[how]), np.uint8)
+    return shrink(pixels, *target)
 
 
 def _lanczos(pixels: Pixels, target: tuple[int, int]) -> Pixels:

@@ -7,6 +7,7 @@ import hashlib
 import cv2
 import numpy as np
 
+from openus.area import shrink
 from openus.decode.frame import Pixels
 
 _SIDE = 64
@@ -26,8 +27,7 @@ def phash(pixels: Pixels) -> str:
     The picture is shrunk to 64 x 64 and transformed by a 2-D DCT; the 16 x 16 lowest frequencies are compared
     with their median (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010).
     """
-    small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
-    low = cv2.dct(small)[:_KEPT, :_KEPT]
+    low = cv2.dct(shrink(pixels, _SIDE, _SIDE).astype(np.float32))[:_KEPT, :_KEPT]
     half = low.size // 2
     values = np.partition(low, (half - 1, half), axis=None)
     median = (values[half - 1] + values[half]) / 2  # as np.median, in a tenth of its time

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from openus.area import shrink
 from openus.decode.frame import Pixels
 
 Box = tuple[float, float, float, float]
@@ -110,17 +111,13 @@ def fingerprint(pixels: Pixels) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
             index[number::2], views[piece] = index[0::2], views[: len(WINDOWS)]
             break
         part = cut(pixels, box)
-        plain = _shrink(part, _GRID)
+        plain = shrink(part, _GRID, _GRID)
         index[number] = _hashes(plain, (WHOLE,))[0]
         views[piece] = _hashes(plain, WINDOWS)
         stroke = np.ones((_STROKE, _STROKE), np.uint8)
-        opened = cv2.morphologyEx(_shrink(part, _FINE), cv2.MORPH_OPEN, stroke)
+        opened = cv2.morphologyEx(shrink(part, _FINE, _FINE), cv2.MORPH_OPEN, stroke)
         index[number + 2] = _hashes(np.asarray(opened, np.uint8), (WHOLE,))[0]
     return index, views
-
-
-def _shrink(pixels: Pixels, side: int) -> Pixels:
-    return np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _hashes(square: Pixels, windows: tuple[Box, ...]) -> NDArray[np.uint8]:

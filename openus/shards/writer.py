@@ -151,11 +151,8 @@ def write_bytes(path: Path, data: bytes) -> str:
 
 def _member(sink: _HashingFile, name: str, data: bytes) -> int:
     """Append one member; returns the offset of its first data byte."""
-    sink.write(_header(name, len(data)))
-    offset = sink.at
-    sink.write(data)
-    sink.write(b"\0" * (_padded(len(data)) - len(data)))
-    return offset
+    sink.write(b"".join((_header(name, len(data)), data, bytes(_padded(len(data)) - len(data)))))
+    return sink.at - _padded(len(data))
 
 
 def _header(name: str, size: int) -> bytes:
