@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from openus.decode.frame import Pixels
 from openus.manifest import QualityLimits
 
-_LEVELS = np.arange(256, dtype=np.float64)
 _SEAM = 12  # grey levels from one side of a seam to the other
 
 
@@ -20,30 +22,31 @@ def quality_flags(pixels: Pixels, limits: QualityLimits) -> list[str]:
     variance of the grey levels, so that gain does not change it.
     """
     flags = []
-    levels = cv2.calcHist([pixels], [0], None, [256], [0, 256]).ravel().astype(np.float64)
-    if levels[limits.black_level + 1 :].sum() < limits.empty * pixels.size:
+    lit = cv2.threshold(pixels, limits.black_level, 1, cv2.THRESH_BINARY)[1]
+    if cv2.countNonZero(lit) < limits.empty * pixels.size:
         flags.append("empty")
-    count = max(1, pixels.size - int(levels[0]))
-    if levels[limits.white_level :].sum() > limits.saturated * count:
+    count = max(1, cv2.countNonZero(pixels))
+    white = cv2.threshold(pixels, limits.white_level - 1, 1, cv2.THRESH_BINARY)[1]
+    if cv2.countNonZero(white) > limits.saturated * count:
         flags.append("saturated")
-    spread = _variance(float(levels @ _LEVELS), float(levels @ _LEVELS**2), count)
+    spread = _variance(pixels, count)
     if spread < limits.flat**2:
         flags.append("flat")
     else:
         edges = cv2.Laplacian(pixels, cv2.CV_16S)
         if count < pixels.size:
-            edges = cv2.bitwise_and(edges, edges, mask=cv2.inRange(pixels, 1, 255))
-        sums = float(cv2.sumElems(edges)[0]), float(cv2.norm(edges, cv2.NORM_L2SQR))
-        if _variance(*sums, count) < limits.blurred * spread:
+            edges = cv2.bitwise_and(edges, edges, mask=pixels)
+        if _variance(edges, count) < limits.blurred * spread:
             flags.append("blurred")
     if min(pixels.shape) < limits.tiny:
         flags.append("tiny")
     return flags
 
 
-def _variance(total: float, squares: float, count: int) -> float:
-    """Of `count` values, by their sum and the sum of their squares."""
-    return max(0.0, squares / count - (total / count) ** 2)
+def _variance(values: NDArray[Any], count: int) -> float:
+    """Of the `count` values [H, W] that are not zero by a mask: zeros add to neither sum, so none is needed here."""
+    mean = float(cv2.sumElems(values)[0]) / count
+    return max(0.0, float(cv2.norm(values, cv2.NORM_L2SQR)) / count - mean**2)
 
 
 def panel_seam(work: Pixels) -> bool:

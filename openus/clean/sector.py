@@ -128,11 +128,12 @@ def background(work: Pixels) -> int | None:
     or are not flat.
     """
     spread = cv2.morphologyEx(work, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    flat = work[spread <= 2]
-    counts = np.bincount(flat[flat <= _DARKEST_SIDE], minlength=_DARKEST_SIDE + 1)
+    flat = cv2.threshold(spread, 2, 255, cv2.THRESH_BINARY_INV)[1]
+    levels = _DARKEST_SIDE + 1
+    counts = cv2.calcHist([work], [0], flat, [levels], [0, levels]).ravel()
     near = np.convolve(counts, np.ones(3), "same")
-    levels = np.flatnonzero(near >= 0.015 * work.size)
-    return int(levels[0]) if len(levels) else None
+    dark = np.flatnonzero(near >= 0.015 * work.size)
+    return int(dark[0]) if len(dark) else None
 
 
 def _solid(lit: Pixels) -> Pixels:

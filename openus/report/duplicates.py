@@ -92,11 +92,11 @@ def _named(detail: str) -> str:
 def matrix(facts: Facts, found: list[Group]) -> tuple[list[str], list[list[int]]]:
     """Sources that share pictures, and how many pictures of each (row) repeat one of each (column)."""
     counts: Counter[tuple[str, str]] = Counter()
+    source: list[str] = facts.rows["source"].tolist()
     for group in found:
-        first = group.kept[0]
-        owner = str(facts.rows["source"].iat[first])
+        owner = source[group.kept[0]]
         for position in group.kept[1:]:
-            counts[str(facts.rows["source"].iat[position]), owner] += 1
+            counts[source[position], owner] += 1
         for join in (join for join in group.joins if join.reason != "kept"):
             counts[join.left.split("/", 1)[0], owner] += 1
     names = [name for name in facts.sources if any(name in pair for pair in counts)]
@@ -115,11 +115,12 @@ class Trouble:
 def troubles(facts: Facts, found: list[Group]) -> list[Trouble]:
     """Copies inside a held-out set that lie on both sides of the official split or carry different labels."""
     rows, bad = facts.rows, []
+    of: list[str] = rows["set"].tolist()
     for group in found:
-        held = [at for at in group.kept if rows["set"].iat[at] != "pretrain"]
+        held = [at for at in group.kept if of[at] != "pretrain"]
         if len(held) < 2:
             continue
-        name = str(rows["set"].iat[held[0]])
+        name = of[held[0]]
         splits = sorted({str(rows["split"].iat[at]) for at in held} - {""})
         if len(splits) > 1:
             bad.append(
