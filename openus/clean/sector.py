@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from openus import area
 from openus.clean.fit import Rim, SectorKind, fit_fan, fit_rectangle
 from openus.clean.shapes import Box, Floats, clip_box, inside_fraction
 from openus.decode.frame import Pixels
@@ -117,8 +118,7 @@ def shrink(pixels: Pixels) -> tuple[Pixels, int]:
     size = (width // factor, height // factor)
     if factor == 1 or min(size) < 1:
         return pixels, 1
-    squares = pixels[: size[1] * factor, : size[0] * factor]
-    return np.asarray(cv2.resize(squares, size, interpolation=cv2.INTER_AREA), np.uint8), factor
+    return area.shrink(pixels[: size[1] * factor, : size[0] * factor], *size), factor
 
 
 def background(work: Pixels) -> int | None:

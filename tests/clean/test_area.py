@@ -48,3 +48,14 @@ def test_a_part_of_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(shrink(pixels, 200, 101), expected)
     monkeypatch.setattr(area, "_BAND", 1)
     np.testing.assert_array_equal(shrink(pixels, 200, 101), expected)
+
+
+@pytest.mark.parametrize("side", [2, 3, 4, 5, 7, 12, 16, 17])
+def test_whole_cells(side: int) -> None:
+    random = np.random.default_rng(side)
+    for pixels in (
+        random.integers(0, 256, (31 * side, 23 * side), np.uint8),
+        np.full((8 * side, 5 * side), 255, np.uint8),
+    ):
+        height, width = (length // side for length in pixels.shape)
+        np.testing.assert_array_equal(shrink(pixels, width, height), opencv(pixels, width, height))
