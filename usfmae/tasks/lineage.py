@@ -53,19 +53,19 @@ def learned(data: LabelledSet, rows: Ints) -> Seen:
     return {data.benchmark.set: sorted({data.published[i] for i in rows.tolist()})}
 
 
-def merged(one: Seen, other: Seen) -> Seen:
-    """All that either saw."""
-    return {name: sorted({*one.get(name, ()), *other.get(name, ())}) for name in sorted({*one, *other})}
+def merged(*parts: Seen) -> Seen:
+    """All that any of them saw."""
+    names = sorted({name for part in parts for name in part})
+    return {name: sorted({word for part in parts for word in part.get(name, ())}) for name in names}
 
 
-def seen_notes(start: Start, seen: Seen, data: LabelledSet, split: Split) -> list[str]:
+def seen_notes(start: Start, data: LabelledSet, split: Split) -> list[str]:
     """A note for the report where the weights have learned from the splits that are tested on."""
     words = learned(data, split.test)[data.benchmark.set]
-    twice = sorted({*words} & {*seen.get(data.benchmark.set, ())})
+    twice = sorted({*words} & {*seen_by(start).get(data.benchmark.set, ())})
     if not twice:
         return []
-    who = start.weights or "of the segmenter"
     return [
-        f"the weights {who} were trained on {', '.join(twice)} of {data.benchmark.set}, which is tested here: the "
-        "scores are those of known images"
+        f"the weights {start.weights} were trained on {', '.join(twice)} of {data.benchmark.set}, which is tested "
+        "here: the scores are those of known images"
     ]

@@ -16,7 +16,7 @@ from openus import __version__, console
 from openus.errors import UsageError
 from usfmae.model.weights import save_weights, write_atomic
 from usfmae.tasks.focus import focus
-from usfmae.tasks.lineage import Seen, learned, merged, seen_by, seen_notes
+from usfmae.tasks.lineage import learned, merged, seen_by, seen_notes
 from usfmae.tasks.models import Network, Start, build, grey_statistics
 from usfmae.tasks.plots import curves_png
 from usfmae.tasks.recipe import FocusSettings
@@ -44,16 +44,18 @@ class Job:
         data = self.task.data
         return subsample(self.split.train, data.groups(), data.strata, self.fraction, (self.seed, 101))
 
-    def seen(self) -> Seen:
-        """What the weights that the run begins with have learned from."""
+    def weights(self) -> list[Start]:
+        """All weights that the run begins with: the network's, and those of a segmenter before it."""
         closer = _closer(self.task, self.split.name)
-        return merged(seen_by(self.start), seen_by(Start(weights=closer.segmenter)) if closer else {})
+        return [self.start, *([Start(weights=closer.segmenter)] if closer else [])]
 
 
 def run(job: Job, folder: Path, device: torch.device, quiet: bool = False) -> dict[str, Any]:
     """Train and score one fold into `folder`; a finished run of the same settings is read, not repeated."""
     train = job.training_rows()
-    notes = job.task.check(job.split, train) + seen_notes(job.start, job.seen(), job.task.data, job.split)
+    notes = job.task.check(job.split, train) + [
+        note for start in job.weights() for note in seen_notes(start, job.task.data, job.split)
+    ]
     network = _network(job, train).to(device)
     fingerprint = _fingerprint(job, network, train)
     done = read_result(folder, fingerprint)
@@ -231,7 +233,9 @@ def model_config(job: Job, network: Network, result: dict[str, Any]) -> dict[str
         "benchmark": data.benchmark.name,
         "metrics": {name: score["value"] for name, score in result["metrics"].items()},
         "training": {key: result[key] for key in ("protocol", "fold", "seed", "recipe", "corpus", "parts")},
-        "seen": merged(job.seen(), learned(data, np.concatenate([job.training_rows(), job.split.val]))),
+        "seen": merged(
+            *map(seen_by, job.weights()), learned(data, np.concatenate([job.training_rows(), job.split.val]))
+        ),
     }
     if network.architecture["family"] == "encoder":
         config["model"] = network.architecture["model"]
