@@ -20,7 +20,16 @@ from hypothesis import strategies as st
 from openus.archives import Limits, Tree
 from openus.archives.names import safe_name
 from openus.errors import ArchiveError
-from tests.archives.test_tree import FILES, PACKERS, content, make_folder, prefixed, tar_bytes, zip_bytes
+from tests.archives.test_tree import (
+    FILES,
+    PACKERS,
+    content,
+    make_folder,
+    noise,
+    prefixed,
+    tar_bytes,
+    zip_bytes,
+)
 
 MIB = 1 << 20
 DEFAULT = Limits()
@@ -123,7 +132,7 @@ def test_bomb_by_ratio(tmp_path: Path) -> None:
 
 def test_bomb_with_overlapping_members(tmp_path: Path) -> None:
     """Many directory entries for the same stored bytes (as in zbsm.zip): sizes claimed exceed the file."""
-    data = zip_bytes({"a.bin": os.urandom(50_000)}, zipfile.ZIP_STORED)
+    data = zip_bytes({"a.bin": noise(50_000)}, zipfile.ZIP_STORED)
     end = data.rfind(b"PK\x05\x06")
     size, offset = struct.unpack_from("<2L", data, end + 12)
     entry = data[offset : offset + size]
@@ -223,7 +232,7 @@ def test_unreadable_compression(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", PACKERS)
 @pytest.mark.parametrize("share", [0.03, 0.5, 0.97])
 def test_truncated(tmp_path: Path, suffix: str, share: float) -> None:
-    data = PACKERS[suffix](FILES | {"noise.bin": os.urandom(200_000)})
+    data = PACKERS[suffix](FILES | {"noise.bin": noise(200_000)})
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(data[: int(len(data) * share)])
     message = refusal(path)
@@ -239,7 +248,7 @@ def test_tar_cut_between_members(tmp_path: Path) -> None:
 # Not tar.zst: zstd writes no checksum unless asked to, so a flip in incompressible data stays unseen.
 @pytest.mark.parametrize("suffix", ["zip", "tar.gz", "tar.bz2", "tar.xz"])
 def test_flipped_byte_in_compressed_data(tmp_path: Path, suffix: str) -> None:
-    data = bytearray(PACKERS[suffix]({"noise.bin": os.urandom(200_000)}))
+    data = bytearray(PACKERS[suffix]({"noise.bin": noise(200_000)}))
     data[len(data) // 2] ^= 0x40
     (tmp_path / f"a.{suffix}").write_bytes(data)
     assert "fetch it again" in refusal(tmp_path / f"a.{suffix}")

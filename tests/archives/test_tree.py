@@ -7,8 +7,8 @@ import gzip
 import io
 import lzma
 import multiprocessing
-import os
 import pickle
+import random
 import shutil
 import struct
 import subprocess
@@ -44,10 +44,13 @@ def make_folder(folder: Path, files: dict[str, bytes] = FILES) -> Path:
 
 
 def zip_bytes(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """The same bytes at any hour: a name alone would be packed with the time of day."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as archive:
         for name, data in files.items():
-            archive.writestr(name, data)
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (0o40775 << 16) | 0x10 if name.endswith("/") else 0o600 << 16
+            archive.writestr(info, data, method)
     return out.getvalue()
 
 
@@ -61,6 +64,11 @@ def tar_bytes(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+def noise(size: int) -> bytes:
+    """What no compressor makes smaller."""
+    return random.Random(size).randbytes(size)
+
+
 def zst(data: bytes) -> bytes:
     out = pyarrow.BufferOutputStream()
     with pyarrow.CompressedOutputStream(out, "zstd") as stream:
@@ -71,8 +79,8 @@ def zst(data: bytes) -> bytes:
 PACKERS: dict[str, Callable[[dict[str, bytes]], bytes]] = {
     "zip": zip_bytes,
     "tar": tar_bytes,
-    "tar.gz": lambda files: gzip.compress(tar_bytes(files)),
-    "tgz": lambda files: gzip.compress(tar_bytes(files)),
+    "tar.gz": lambda files: gzip.compress(tar_bytes(files), mtime=0),
+    "tgz": lambda files: gzip.compress(tar_bytes(files), mtime=0),
     "tar.bz2": lambda files: bz2.compress(tar_bytes(files)),
     "tar.xz": lambda files: lzma.compress(tar_bytes(files)),
     "tar.zst": lambda files: zst(tar_bytes(files)),
@@ -249,8 +257,8 @@ def split_zip(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A zip split by Info-ZIP: ds.z01, ds.z02, …, ds.zip; also with the records of archives above 4 GiB."""
     if shutil.which("zip") is None:
         pytest.skip("Info-ZIP's zip is not on this machine")
-    noise = {f"noise/{n}.bin": os.urandom(40_000) for n in range(6)} | FILES
-    make_folder(tmp_path / "src", noise)
+    loud = {f"noise/{n}.bin": noise(40_000 + n) for n in range(6)} | FILES
+    make_folder(tmp_path / "src", loud)
     (tmp_path / "split").mkdir()
     command = [
         "zip",

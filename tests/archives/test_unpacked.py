@@ -13,7 +13,7 @@ import pytest
 
 from openus.archives import Limits, Tree, required_tools
 from openus.errors import ArchiveError
-from tests.archives.test_tree import FILES, content, make_folder, prefixed, zip_bytes
+from tests.archives.test_tree import FILES, content, make_folder, noise, prefixed, zip_bytes
 
 
 def rar_block(kind: int, flags: int, body: bytes) -> bytes:
@@ -92,7 +92,7 @@ def test_seven_in_cut_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("a.part1.rar", "a.part2.rar"), ("a.rar", "a.r00")])
 def test_rar_in_volumes(tmp_path: Path, names: tuple[str, str]) -> None:
     new = 0x10 if "part" in names[0] else 0
-    data = os.urandom(5000)
+    data = noise(5000)
     first = rar_file("big.bin", data[:3000], whole=data, flags=0x02)
     second = rar_file("big.bin", data[3000:], whole=data, flags=0x01)
     (tmp_path / names[0]).write_bytes(
@@ -160,7 +160,7 @@ def test_bombs_and_limits_before_unpacking(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", PACKERS)
 @pytest.mark.parametrize("share", [0.1, 0.6, 0.95])
 def test_truncated(tmp_path: Path, suffix: str, share: float) -> None:
-    data = PACKERS[suffix]({"noise.bin": os.urandom(100_000)})
+    data = PACKERS[suffix]({"noise.bin": noise(100_000)})
     (tmp_path / f"a.{suffix}").write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ArchiveError, match="fetch it again"):
         content(Tree([tmp_path / f"a.{suffix}"]))
@@ -168,7 +168,7 @@ def test_truncated(tmp_path: Path, suffix: str, share: float) -> None:
 
 def test_wrong_checksum(tmp_path: Path) -> None:
     for suffix, pack in PACKERS.items():
-        data = bytearray(pack({"noise.bin": os.urandom(100_000)}))
+        data = bytearray(pack({"noise.bin": noise(100_000)}))
         data[50_000] ^= 1
         (tmp_path / f"a.{suffix}").write_bytes(data)
         with pytest.raises(ArchiveError, match="fetch it again"):
