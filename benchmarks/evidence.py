@@ -1,6 +1,6 @@
 """Does pretraining help? One command from a corpus to the table, in minutes on one GPU.
 
-    python benchmarks/evidence.py CORPUS OUT [--minutes 8] [--tiny]
+    python benchmarks/evidence.py CORPUS OUT [--minutes 8] [--small | --tiny]
 
 A ViT-S/8 is pretrained on the unlabelled lung clips, then for each official fold of BUS-BRA a little longer with that
 fold's training pictures, never its test fold. Rows of the table, from there: `mae`, fine-tuned for benign or malignant;
@@ -8,7 +8,8 @@ fold's training pictures, never its test fold. Rows of the table, from there: `m
 ViT and two ResNets from random weights. All steps are `usfmae` commands, printed as they run; the runs of a table go
 several at once, since one small network leaves a large GPU idle. CORPUS comes from `benchmarks/evidence/corpus.yaml`
 (docs/results.md has the command). What is not done when the minutes are over is left out of the table, and said; the
-same command goes on where it stopped. `--tiny` shows on a CPU that every step works.
+same command goes on where it stopped. `--small` is the size that two CPU cores end in about two hours: a ViT-Ti/16 at
+128 px, fold 1, three seeds, without the rows `focus` and `resnet18`. `--tiny` shows on a CPU that every step works.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks" / "evidence"
-FOLDS = range(1, 6)
 MODELS = {
     "focus": "{out}/lesions/runs/bus-bra-lesion/mae/seed0/{{fold}}",
     "mae": "{out}/pretrained/{{fold}}",
@@ -35,13 +35,53 @@ MODELS = {
 """Rows of the table by importance, the first one compared with the others."""
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much of it is done, and what that changes in the recipes."""
+
+    models: tuple[str, ...] = tuple(MODELS)
+    scratch: str = MODELS["scratch"]
+    folds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    seeds: int = 1
+    jobs: int = 5
+    workers: tuple[int, int] = (8, 3)
+    images: tuple[int, int] = (400_000, 100_000)
+    """Seen in pretraining: of the lung clips, and of each fold's mixture."""
+    pretraining: tuple[str, ...] = ()
+    tuning: tuple[str, ...] = ()
+
+    @staticmethod
+    def changes(fields: tuple[str, ...]) -> list[str]:
+        """`--set` for each of these fields."""
+        return [word for field in fields for word in ("--set", field)]
+
+
+LARGE = Size()
+SMALL = Size(
+    models=("mae", "scratch", "resnet50"), scratch="scratch:tiny/16", folds=(1,), seeds=3, jobs=1, workers=(1, 1),
+    images=(60_000, 300_000),
+    pretraining=(
+        "model.size=tiny", "model.img_size=128", "model.patch_size=16", "model.decoder_embed_dim=192",
+        "model.decoder_depth=2", "training.batch_size=128", "optim.base_lr=1.2e-3",
+    ),
+    tuning=("size=128", "epochs=24", "patience=8"),
+)  # fmt: skip
+TINY = Size(
+    models=("focus", "mae", "scratch", "resnet18"), scratch="scratch:tiny/8", jobs=2, workers=(1, 1), images=(128, 128),
+    pretraining=(
+        "model.size=tiny", "model.img_size=64", "model.depth=2", "training.batch_size=32", "training.precision=fp32",
+    ),
+    tuning=("size=64", "focus.size=48", "epochs=1", "resamples=50", "batch_size=64"),
+)  # fmt: skip
+
+
 @dataclass
 class Session:
     """Where things lie, until when there is time, and what runs."""
 
     data: Path
     out: Path
-    tiny: bool
+    size: Size
     deadline: float
     began: float = field(default_factory=time.monotonic)
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -75,51 +115,60 @@ class Session:
     def now(self) -> float:
         return time.monotonic() - self.began
 
-    def changes(self, *tiny: str) -> list[str]:
-        """`--set` for each of these changes, at toy size only."""
-        return [word for change in tiny if self.tiny for word in ("--set", change)]
-
 
 def pretrain(s: Session) -> bool:
     """The lung clips, then each fold's training pictures: OUT/lung and OUT/pretrained/foldK. Whether all are there."""
-    toy = s.changes(
-        "model.size=tiny", "model.img_size=64", "model.depth=2", "training.most_images=128", "training.batch_size=32",
-        "training.precision=fp32",
-    )  # fmt: skip
-    common = ["--recipe", HERE / "pretrain.yaml", "--quiet", "--decoded", "memory", *toy]
-    workers = (1, 1) if s.tiny else (8, 3)
-    s.start("lung", "pretrain", s.data, "--out", s.out / "lung", *common, "--workers", workers[0])
+    size = s.size
+    common = [
+        "--recipe", HERE / "pretrain.yaml", "--quiet", "--decoded", "memory", *size.changes(size.pretraining),
+    ]  # fmt: skip
+    seen = [f"training.most_images={count}" for count in size.images]
+    s.start(
+        "lung",
+        "pretrain",
+        s.data,
+        "--out",
+        s.out / "lung",
+        *common,
+        "--workers",
+        size.workers[0],
+        "--set",
+        seen[0],
+    )
     if not s.wait("lung"):
         return False
-    for fold in FOLDS:
-        others = ", ".join(f"fold{other}" for other in FOLDS if other != fold)
+    for fold in size.folds:
+        others = ", ".join(f"fold{other}" for other in LARGE.folds if other != fold)
         s.start(
             f"pretrain-fold{fold}", "pretrain", s.data, "--out", s.out / "pretrained" / f"fold{fold}", *common,
-            "--workers", workers[1], "--set", f"data.also={{bus-bra: [{others}]}}",
+            "--workers", size.workers[1], "--set", f"data.also={{bus-bra: [{others}]}}",
             "--set", "data.mixture.factors={covid-blues: 0.1}", "--set", f"model.init={s.out / 'lung'}",
-            "--set", f"training.most_images={128 if s.tiny else 100_000}",
+            "--set", seen[1],
         )  # fmt: skip
-    return s.wait(*(f"pretrain-fold{fold}" for fold in FOLDS))
+    return s.wait(*(f"pretrain-fold{fold}" for fold in size.folds))
 
 
 def table(s: Session, name: str, benchmark: str, models: dict[str, str], jobs: int, *more: str) -> bool:
     """Compare `models` in OUT/`name`; whether it came to its end."""
     rows = [word for model, spec in models.items() for word in ("--model", f"{model}={spec}")]
-    toy = s.changes("size=64", "focus.size=48", "epochs=1", "resamples=50", "batch_size=64")
     own = {"focus": s.out / "focus.yaml", "scratch": HERE / "scratch-vit.yaml"}
     recipes = [word for model in models if model in own for word in ("--recipe-of", f"{model}={own[model]}")]
+    folds = [word for fold in s.size.folds for word in ("--fold", fold)]
     s.start(
-        name, "benchmark", s.data, "--benchmark", benchmark, *rows, "--out", s.out / name, "--jobs", jobs,
-        "--recipe", HERE / "pretrained.yaml", "--scratch-recipe", HERE / "scratch.yaml", *recipes, *more, *toy,
+        name, "benchmark", s.data, "--benchmark", benchmark, *rows, "--out", s.out / name, "--jobs", jobs, *folds,
+        "--recipe", HERE / "pretrained.yaml", "--scratch-recipe", HERE / "scratch.yaml", *recipes, *more,
+        *s.size.changes(s.size.tuning),
     )  # fmt: skip
     return s.wait(name)
 
 
 def complete(s: Session, model: str) -> bool:
-    """Whether all folds of a model are there."""
+    """Whether all folds of a model are there, with all seeds."""
+    runs = s.out / "table/runs/bus-bra" / model
     return all(
-        (s.out / "table/runs/bus-bra" / model / f"seed0/fold{fold}/metrics.json").is_file() for fold in FOLDS
-    )
+        (runs / f"seed{seed}/fold{fold}/metrics.json").is_file()
+        for seed in range(s.size.seeds) for fold in s.size.folds
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -129,23 +178,25 @@ def main() -> None:
     parser.add_argument("data", type=Path, metavar="CORPUS")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--tiny", action="store_true")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--small", dest="size", action="store_const", const=SMALL, default=LARGE)
+    sizes.add_argument("--tiny", dest="size", action="store_const", const=TINY)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    s = Session(options.data, options.out, options.tiny, time.monotonic() + 60 * options.minutes - 15)
-    models = {name: spec.format(out=options.out) for name, spec in MODELS.items()}
-    if s.tiny:
-        models |= {"scratch": "scratch:tiny/8"}
-        models.pop("resnet50")
-    segmenter = models["focus"]
+    size: Size = options.size
+    s = Session(options.data, options.out, size, time.monotonic() + 60 * options.minutes - 15)
+    models = {name: MODELS[name].format(out=options.out) for name in size.models} | {"scratch": size.scratch}
+    segmenter = models.get("focus", "")
     (s.out / "focus.yaml").write_text((HERE / "focus.yaml").read_text().replace("SEGMENTER", segmenter))
     # Pretraining goes alone: networks that take turns on a GPU slow each other down by their number.
     short = ("--set", "epochs=12", "--set", "resamples=50")
-    begun = pretrain(s) and table(s, "lesions", "bus-bra-lesion", {"mae": models["mae"]}, 5, *short)
+    begun = pretrain(s) and (
+        not segmenter or table(s, "lesions", "bus-bra-lesion", {"mae": models["mae"]}, 5, *short)
+    )
     if not begun:
-        del models["focus"], models["mae"]
-    table(s, "table", "bus-bra", models, 2 if s.tiny else 5)
-    s.deadline = time.monotonic() + (600 if s.tiny else 60)
+        models = {name: spec for name, spec in models.items() if name not in ("focus", "mae")}
+    table(s, "table", "bus-bra", models, size.jobs, "--seeds", str(size.seeds))
+    s.deadline = time.monotonic() + (60 if size is LARGE else 600)
     done = {name: spec for name, spec in models.items() if complete(s, name)}
     for name, rows in (("table", [*done]), ("twins", ["mae", "scratch"])):  # the second: pretraining alone
         if rows and {*rows} <= {*done}:
@@ -153,7 +204,7 @@ def main() -> None:
                 for row in rows:
                     place = s.out / name / "runs/bus-bra" / row
                     shutil.copytree(s.out / "table/runs/bus-bra" / row, place, dirs_exist_ok=True)
-            if table(s, name, "bus-bra", {row: done[row] for row in rows}, 1):
+            if table(s, name, "bus-bra", {row: done[row] for row in rows}, 1, "--seeds", str(size.seeds)):
                 print((s.out / name / "table.md").read_text())
     result = {"name": "evidence", "seconds": round(s.now(), 1), "rows": list(done), "failed": s.failed}
     print(json.dumps(result))
