@@ -42,6 +42,7 @@ from openus.decode.original import original
 from openus.dedup.hashes import phash, pixel_sha256
 from openus.engine.watch import REASONS, Watch, scratch
 from openus.errors import ArchiveError, DecodeError, OpenUSError
+from openus.heap import keep_freed_memory
 from openus.manifest import Encoding
 from openus.select import Selected
 from openus.shards.schema import QUALITY, REJECTED, VERBATIM
@@ -59,6 +60,7 @@ def run_chunk(spec: ChunkSpec) -> Tally:
     if spec.rows_path.exists():
         return read_tally(spec.rows_path)
     cv2.setNumThreads(1)
+    keep_freed_memory()
     spec.folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     spec.culprits.blame(dead=False)  # left by a build that died in this process
