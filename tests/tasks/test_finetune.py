@@ -33,6 +33,7 @@ from usfmae.tasks.models import Start, build
 from usfmae.tasks.pixels import spread_frames
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.splits import Split
+from usfmae.tasks.training import choose_attention
 
 Cli = Callable[..., Ended]
 
@@ -366,3 +367,16 @@ def test_frames_of_a_clip_are_spread() -> None:
     kept = spread_frames(np.arange(15), clips, 4)
     assert kept.tolist() == [0, 2, 5, 7, 10, 11, 12, 13, 14]
     assert spread_frames(np.arange(15), clips, None).tolist() == list(range(15))
+
+
+def test_attention_is_multiplied_out_in_bf16_on_a_cpu_and_gives_the_same() -> None:
+    network = build(Start(size="tiny"), outputs=2, size=64).eval()
+    images, cpu = torch.rand(2, 1, 64, 64), torch.device("cpu")
+    fused = [module for module in network.modules() if hasattr(module, "fused_attn")]
+    assert len(fused) == 12
+    choose_attention(network, cpu, "fp32")
+    assert all(module.fused_attn for module in fused)
+    before = network(images)
+    choose_attention(network, cpu, "bf16")
+    assert not any(module.fused_attn for module in fused)
+    assert torch.allclose(network(images), before, atol=1e-5)

@@ -82,8 +82,8 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 autocast where the recipe and the device allow it, else a context that does nothing."""
+def multiplies_bf16(device: torch.device, precision: str) -> bool:
+    """Whether the recipe and the device allow bf16."""
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported()
     else:
@@ -91,8 +91,20 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
         able = device.type == "cpu" and (
             torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         )
-    on = precision == "bf16" or (precision == "auto" and able)
-    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+    return precision == "bf16" or (precision == "auto" and able)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 autocast where the recipe and the device allow it, else a context that does nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device, precision))
+
+
+def choose_attention(network: nn.Module, device: torch.device, precision: str) -> None:
+    """Let the blocks of timm multiply attention out where PyTorch's fused kernel is the slower one: bf16 on a CPU."""
+    if device.type == "cpu" and multiplies_bf16(device, precision):
+        for module in network.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # type: ignore[assignment]
 
 
 def fit(
@@ -113,6 +125,7 @@ def fit(
     Raises OpenUSError when the loss is not finite, and UsageError for the state of another run.
     """
     device = train.images.device
+    choose_attention(network, device, recipe.precision)
     forward: nn.Module = torch.compile(network) if recipe.compile else network  # type: ignore[assignment]
     optimizer = make_optimizer(network.body, recipe)
     average = Average(network.body, recipe.ema) if recipe.ema else None
@@ -227,6 +240,7 @@ def measure_rate(network: Network, samples: Samples, recipe: FinetuneRecipe, ste
 
     The network is trained by it: give one that is thrown away.
     """
+    choose_attention(network, samples.images.device, recipe.precision)
     optimizer = make_optimizer(network.body, recipe)
     generator = torch.Generator().manual_seed(0)
     network.train()
