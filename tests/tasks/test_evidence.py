@@ -1,0 +1,31 @@
+"""`benchmarks/evidence.py` from a real corpus to its table, at toy size: every row, and on again after a stop."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.long
+@pytest.mark.realdata
+def test_the_evidence_comes_to_its_table(repo: Path, shared: Path, tmp_path: Path) -> None:
+    def run(*words: object) -> str:
+        done = subprocess.run([sys.executable, *map(str, words)], cwd=repo, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    corpus, out = tmp_path / "corpus", tmp_path / "out"
+    run(
+        "cli.py", "openus", "build", corpus, "--corpus", "benchmarks/evidence/corpus.yaml", "--cache", tmp_path / "cache",
+        "--frames", "covid-blues=60", "--mirror", shared / "mirror", "--local", f"bus-bra={shared / 'data/bus-bra'}",
+    )  # fmt: skip
+    for _ in range(2):  # the second time, everything is there
+        said = run("benchmarks/evidence.py", corpus, out, "--tiny", "--minutes", 60)
+        line = json.loads(said.strip().splitlines()[-1])
+        assert line["rows"] == ["focus", "mae", "scratch", "resnet18"] and not line["failed"]
+    assert line["seconds"] < 200
+    assert "5 fold(s), 1 seed(s)" in (out / "table/table.md").read_text()
