@@ -20,8 +20,9 @@ def test_the_evidence_comes_to_its_table(repo: Path, shared: Path, tmp_path: Pat
 
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     run(
-        "cli.py", "openus", "build", corpus, "--corpus", "benchmarks/evidence/corpus.yaml", "--cache", tmp_path / "cache",
-        "--frames", "covid-blues=60", "--mirror", shared / "mirror", "--local", f"bus-bra={shared / 'data/bus-bra'}",
+        "cli.py", "openus", "build", corpus, "--corpus", "benchmarks/evidence/corpus.yaml",
+        "--cache", tmp_path / "cache", "--frames", "covid-blues=60",
+        "--mirror", shared / "mirror", "--local", f"bus-bra={shared / 'data/bus-bra'}",
     )  # fmt: skip
     for _ in range(2):  # the second time, everything is there
         said = run("benchmarks/evidence.py", corpus, out, "--tiny", "--minutes", 60)
