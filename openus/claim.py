@@ -8,9 +8,11 @@ finds a claim watches whether it still counts, and takes over one that stands st
 from __future__ import annotations
 
 import _thread
+import ctypes
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -93,7 +95,7 @@ class _Claim:
                 holder = self.holder()
                 if holder is None or holder.get("id") != self.id:
                     self.lost = True
-                    _thread.interrupt_main()  # this process stood still so long that another build took over
+                    _interrupt_main()  # this process stood still so long that another build took over
                     return
                 self.count += 1
                 self.system.pipe_file(self.path, self._text())
@@ -147,6 +149,15 @@ class _Claim:
         return CorpusError(
             f"{self.url}: another build is at work here ({who}); wait for it to end, or build into another place"
         )
+
+
+def _interrupt_main() -> None:
+    """A KeyboardInterrupt in the main thread, also where Ctrl-C is ignored: in what a script began with `&`."""
+    if callable(signal.getsignal(signal.SIGINT)):
+        _thread.interrupt_main()
+        return
+    main = ctypes.c_ulong(threading.main_thread().ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(main, ctypes.py_object(KeyboardInterrupt))
 
 
 def _gone(found: dict[str, Any]) -> bool:

@@ -110,8 +110,17 @@ def test_a_claim_that_stands_still_is_taken_over(storage: Any, monkeypatch: pyte
     assert storage.find(url) == []
 
 
-def test_a_builder_that_stood_still_notices_its_successor(storage: Any) -> None:
-    url = "s3://corpora/lost"
+@pytest.mark.parametrize("how", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_builder_that_stood_still_notices_its_successor(storage: Any, how: Any) -> None:
+    """Also one that a script began in the background, where Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, how)
+    try:
+        _stand_still(storage, "s3://corpora/lost")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stand_still(storage: Any, url: str) -> None:
     with pytest.raises(CorpusError, match="another build is at work here"), claim.claimed(url):
         storage.pipe_file(f"{url}/.work/claim.json", json.dumps({"id": "y", "count": 0, "pid": 1}).encode())
         for _ in range(100):
