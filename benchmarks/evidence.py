@@ -1,6 +1,6 @@
 """Does pretraining help? One command from a corpus to the table, in minutes on one GPU.
 
-    python benchmarks/evidence.py CORPUS OUT [--minutes 8] [--small | --tiny]
+    python benchmarks/evidence.py CORPUS OUT [--minutes 8] [--small | --tiny] [--fold N]... [--seeds N]
 
 A ViT-S/8 is pretrained on the unlabelled lung clips, then for each official fold of BUS-BRA a little longer with that
 fold's training pictures, never its test fold. Rows of the table, from there: `mae`, fine-tuned for benign or malignant;
@@ -8,19 +8,20 @@ fold's training pictures, never its test fold. Rows of the table, from there: `m
 ViT and two ResNets from random weights. All steps are `usfmae` commands, printed as they run; the runs of a table go
 several at once, since one small network leaves a large GPU idle. CORPUS comes from `benchmarks/evidence/corpus.yaml`
 (docs/results.md has the command). What is not done when the minutes are over is left out of the table, and said; the
-same command goes on where it stopped. `--small` is the size that two CPU cores end in about two hours: a ViT-Ti/16 at
-128 px, fold 1, three seeds, without the rows `focus` and `resnet18`. `--tiny` shows on a CPU that every step works.
+same command goes on where it stopped. `--small` is the size for two CPU cores, which need some three hours: a ViT-Ti/16
+at 128 px, without the row `focus`. `--tiny` shows on a CPU that every step works.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +45,7 @@ class Size:
     folds: tuple[int, ...] = (1, 2, 3, 4, 5)
     seeds: int = 1
     jobs: int = 5
+    """Trainings at the same time, on a CPU each with its share of the cores."""
     workers: tuple[int, int] = (8, 3)
     images: tuple[int, int] = (400_000, 100_000)
     """Seen in pretraining: of the lung clips, and of each fold's mixture."""
@@ -58,8 +60,8 @@ class Size:
 
 LARGE = Size()
 SMALL = Size(
-    models=("mae", "scratch", "resnet50"), scratch="scratch:tiny/16",
-    folds=(1,), seeds=3, jobs=1, workers=(1, 1), images=(60_000, 300_000),
+    models=("mae", "scratch", "resnet18", "resnet50"), scratch="scratch:tiny/16",
+    jobs=2, workers=(1, 1), images=(60_000, 300_000),
     pretraining=(
         "model.size=tiny", "model.img_size=128", "model.patch_size=16", "model.decoder_embed_dim=192",
         "model.decoder_depth=2", "training.batch_size=128", "optim.base_lr=1.2e-3",
@@ -84,6 +86,8 @@ class Session:
     size: Size
     deadline: float
     began: float = field(default_factory=time.monotonic)
+    threads: dict[str, str] = field(default_factory=dict)
+    """What tells each of several trainings at once its share of the cores."""
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
@@ -92,7 +96,9 @@ class Session:
         command = [sys.executable, str(ROOT / "cli.py"), "usfmae", *map(str, words)]
         print(f"{self.now():6.1f} s  usfmae {' '.join(map(str, words))}", flush=True)
         with (self.out / f"{name}.log").open("wb") as log:
-            self.running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+            self.running[name] = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | self.threads
+            )
 
     def wait(self, *names: str) -> bool:
         """Until these have ended, or the time is over; whether all went well."""
@@ -137,15 +143,22 @@ def pretrain(s: Session) -> bool:
     )
     if not s.wait("lung"):
         return False
-    for fold in size.folds:
-        others = ", ".join(f"fold{other}" for other in LARGE.folds if other != fold)
-        s.start(
-            f"pretrain-fold{fold}", "pretrain", s.data, "--out", s.out / "pretrained" / f"fold{fold}", *common,
-            "--workers", size.workers[1], "--set", f"data.also={{bus-bra: [{others}]}}",
-            "--set", "data.mixture.factors={covid-blues: 0.1}", "--set", f"model.init={s.out / 'lung'}",
-            "--set", seen[1],
-        )  # fmt: skip
-    return s.wait(*(f"pretrain-fold{fold}" for fold in size.folds))
+    share = max(1, (os.cpu_count() or 1) // size.jobs)
+    s.threads = {"OMP_NUM_THREADS": str(share)}
+    well = True
+    for first in range(0, len(size.folds), size.jobs):
+        wave = size.folds[first : first + size.jobs]
+        for fold in wave:
+            others = ", ".join(f"fold{other}" for other in LARGE.folds if other != fold)
+            s.start(
+                f"pretrain-fold{fold}", "pretrain", s.data, "--out", s.out / "pretrained" / f"fold{fold}", *common,
+                "--workers", size.workers[1], "--set", f"data.also={{bus-bra: [{others}]}}",
+                "--set", "data.mixture.factors={covid-blues: 0.1}", "--set", f"model.init={s.out / 'lung'}",
+                "--set", seen[1],
+            )  # fmt: skip
+        well &= s.wait(*(f"pretrain-fold{fold}" for fold in wave))
+    s.threads = {}
+    return well
 
 
 def table(s: Session, name: str, benchmark: str, models: dict[str, str], jobs: int, *more: str) -> bool:
@@ -181,9 +194,13 @@ def main() -> None:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--small", dest="size", action="store_const", const=SMALL, default=LARGE)
     sizes.add_argument("--tiny", dest="size", action="store_const", const=TINY)
+    parser.add_argument("--fold", dest="folds", type=int, action="append", choices=LARGE.folds)
+    parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    size: Size = options.size
+    size: Size = replace(options.size, seeds=options.seeds)
+    if options.folds:
+        size = replace(size, folds=tuple(options.folds))
     s = Session(options.data, options.out, size, time.monotonic() + 60 * options.minutes - 15)
     models = {name: MODELS[name].format(out=options.out) for name in size.models} | {"scratch": size.scratch}
     segmenter = models.get("focus", "")
