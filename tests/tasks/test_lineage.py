@@ -16,6 +16,7 @@ from usfmae.stream.mixture import make_plan
 from usfmae.tasks.finetune import finetune
 from usfmae.tasks.lineage import seen_by
 from usfmae.tasks.models import Start
+from usfmae.tasks.probe import probe
 from usfmae.tasks.recipe import load_recipe
 
 Cli = Callable[..., Ended]
@@ -66,6 +67,14 @@ def test_pretrained_on_training_folds_then_outlines_then_classes(
         quiet=True,
     )  # fmt: skip
     assert any("trained on fold2 of bus-bra, which is tested here" in note for note in known["notes"])
+
+    # A probe learns nothing of the encoder's, and is told the same.
+    for fold, weights in ((1, "pre-{fold}"), (2, "pre-fold1")):
+        result = probe(
+            corpus, "bus-bra", Start(weights=str(tmp_path / weights)), tmp_path / f"probe{fold}", folds=[fold],
+            heads=["knn"], size=48, quiet=True,
+        )  # fmt: skip
+        assert any("trained on fold2 of bus-bra" in note for note in result["notes"]) == (fold == 2)
 
 
 def test_without_a_recipe_images_have_the_size_of_the_weights(

@@ -17,7 +17,7 @@ from torchmetrics.functional.retrieval import retrieval_average_precision, retri
 
 from openus.errors import UsageError
 from tests.tasks.conftest import Ended
-from usfmae.model.weights import build_mae, load_weights
+from usfmae.model.weights import build_mae, load_weights, save_weights
 from usfmae.tasks.features import extract, extract_tokens, pooled
 from usfmae.tasks.models import Start, build
 from usfmae.tasks.probes import attentive, knn, linear, log_loss, retrieval
@@ -152,6 +152,26 @@ def test_probe_command_writes_scores_curve_and_predictions(
     assert few["labels"] < 0.35 * whole["labels"]
     rows = pq.read_table(tmp_path / "p" / "predictions.parquet").to_pylist()
     assert len(rows) == 3 * 24 * (2 * 2 + 2)  # three heads that give probabilities, 24 test images a fold
+
+
+def test_each_fold_can_have_an_encoder_of_its_own(
+    usfmae: Cli, corpus: Path, weights: Path, tmp_path: Path
+) -> None:
+    own = load_weights(weights)
+    for fold in (1, 3):
+        state = {key: value * (1 + 0.1 * fold) for key, value in own.state.items()}
+        save_weights(tmp_path / f"w-fold{fold}", state, own.config)
+    alone = []
+    for fold, spec in ((1, "w-fold1"), (3, "w-fold3"), (None, "w-{fold}")):
+        folds = ["--fold", fold] if fold else ["--fold", 1, "--fold", 3]
+        end = usfmae(
+            "probe", corpus, "-b", "bus-bra", "-w", tmp_path / spec, "-o", tmp_path / "p", "--size", 48, "--device",
+            "cpu", "--head", "linear", "--json", *folds,
+        )  # fmt: skip
+        assert end.returncode == 0, end.stderr
+        alone += json.loads(end.stdout)["runs"]
+    first, third, *both = alone
+    assert both == [first, third] and first["metrics"] != third["metrics"]
 
 
 @pytest.mark.parametrize(

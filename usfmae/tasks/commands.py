@@ -19,7 +19,11 @@ BenchmarkOption = Annotated[
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option("--weights", "-w", help="A pretraining run, a checkpoint folder, or a weights file."),
+    typer.Option(
+        "--weights",
+        "-w",
+        help="A pretraining run, a checkpoint folder, or a weights file. For folds, {fold} in it is the name of each.",
+    ),
 ]
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="Any timm model by name, from random weights.")

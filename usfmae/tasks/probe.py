@@ -18,9 +18,11 @@ from torch import Tensor
 
 from openus import __version__, console
 from openus.errors import UsageError, did_you_mean
+from openus.manifest import Benchmark
 from usfmae.tasks.data import LabelledSet, find_benchmark, load_labelled
 from usfmae.tasks.features import Pool, extract, extract_tokens
 from usfmae.tasks.finetune import choose_folds
+from usfmae.tasks.lineage import seen_notes
 from usfmae.tasks.metrics import classification, summary
 from usfmae.tasks.models import Network, Start, build, grey_statistics
 from usfmae.tasks.probes import attentive, knn, linear, retrieval
@@ -64,6 +66,7 @@ def probe(
 ) -> dict[str, Any]:
     """Judge frozen features; returns what probe.json holds.
 
+    start: ``{fold}`` in the path of its weights stands for the fold, each judged by an encoder of its own.
     fractions: shares of the training labels (whole patients); each is drawn `seeds` times, the whole once per
     fold. Raises UsageError, CorpusError, WeightsError.
     """
@@ -75,22 +78,30 @@ def probe(
     if declared.task != "classification":
         raise UsageError(f"benchmark '{benchmark}' is a {declared.task}; probes judge classifications")
     protocol = protocol or next(iter(declared.protocols))
-    frozen = freeze(
-        data, declared, start, size=size, aspect=aspect, pool=pool, frames_per_clip=frames_per_clip,
-        tokens="attentive" in heads, device=device, quiet=quiet,
-    )  # fmt: skip
-    runs: list[dict[str, Any]] = []
+    labelled = _decode(data, declared, size, aspect, frames_per_clip, quiet)
     jobs = [
         (head, fraction, seed, split)
         for head in heads
         for fraction in sorted(set(fractions))
         for seed in range(seeds if fraction < 1 else 1)
-        for split in choose_folds(frozen.data.splits(protocol, seed), folds)
+        for split in choose_folds(labelled.splits(protocol, seed), folds)
     ]
-    with console.progress(quiet, "probes") as bar:
-        for head, fraction, seed, split in bar.track(jobs, description="probe"):
-            runs.append(run_head(frozen, head, fraction, seed, split, resamples))
-    return _write(out, frozen, runs, start, protocol, {"size": size, "aspect": aspect, "pool": pool})
+    owners: dict[Start, list[int]] = {}
+    for place, (_, _, _, split) in enumerate(jobs):
+        owners.setdefault(start.of_fold(split.name), []).append(place)
+    runs: dict[int, dict[str, Any]] = {}
+    notes: list[str] = []
+    for owner, places in owners.items():  # features of one encoder at a time are held
+        frozen = freeze(
+            labelled, owner, size=size, pool=pool, tokens="attentive" in heads, device=device, quiet=quiet
+        )
+        with console.progress(quiet, "probes") as bar:
+            for place in bar.track(places, description="probe"):
+                runs[place] = run_head(frozen, *jobs[place], resamples)
+                notes += seen_notes(owner, labelled, jobs[place][3])
+    settings = {"size": size, "aspect": aspect, "pool": pool, "features": int(frozen.features.shape[1])}
+    ordered = [runs[place] for place in sorted(runs)]
+    return _write(out, labelled, ordered, start, protocol, settings, list(dict.fromkeys(notes)))
 
 
 def check_heads(heads: Sequence[str]) -> None:
@@ -100,20 +111,30 @@ def check_heads(heads: Sequence[str]) -> None:
             raise UsageError(f"no probe '{head}'{did_you_mean(head, HEADS)} (known: {', '.join(HEADS)})")
 
 
-def freeze(
-    data: str | Path, benchmark: Any, start: Start, *, size: int, aspect: Aspect, pool: Pool,
-    frames_per_clip: int | None, tokens: bool, device: str, quiet: bool,
-) -> Frozen:  # fmt: skip
-    """Decode a labelled set and pass it once through a network that is not trained."""
+def _decode(
+    data: str | Path,
+    benchmark: Benchmark,
+    size: int,
+    aspect: Aspect,
+    frames_per_clip: int | None,
+    quiet: bool,
+) -> LabelledSet:
     with console.progress(quiet, "images") as bar:
         decoding = bar.add_task("decode", total=None)
-        labelled = load_labelled(
+        return load_labelled(
             data, benchmark, size=size, aspect=aspect, frames_per_clip=frames_per_clip,
             on_image=lambda done, total: bar.update(decoding, completed=done, total=total),
         )  # fmt: skip
-        network: Network = build(
-            start, outputs=0, size=size, pool="token", grey=grey_statistics(labelled.images)
-        ).to(pick_device(device))
+
+
+def freeze(
+    labelled: LabelledSet, start: Start, *, size: int, pool: Pool, tokens: bool, device: str, quiet: bool
+) -> Frozen:
+    """Pass a labelled set once through a network that is not trained."""
+    network: Network = build(
+        start, outputs=0, size=size, pool="token", grey=grey_statistics(labelled.images)
+    ).to(pick_device(device))
+    with console.progress(quiet, "images") as bar:
         embedding = bar.add_task("embed", total=len(labelled) * (1 + tokens))
         features = extract(
             network, labelled.images, pool=pool, on_batch=lambda done: bar.update(embedding, completed=done)
@@ -155,15 +176,10 @@ def run_head(
 
 
 def _write(
-    out: Path,
-    frozen: Frozen,
-    runs: list[dict[str, Any]],
-    start: Start,
-    protocol: str,
-    settings: dict[str, Any],
-) -> dict[str, Any]:
+    out: Path, data: LabelledSet, runs: list[dict[str, Any]], start: Start, protocol: str, settings: dict[str, Any],
+    notes: list[str],
+) -> dict[str, Any]:  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    data = frozen.data
     _write_predictions(out / "predictions.parquet", data, runs)
     for run in runs:
         for key in ("probabilities", "test"):
@@ -176,8 +192,7 @@ def _write(
         table.append({"head": head, "fraction": fraction, "labels": labels, "mean": summary(chosen)})
     result = {
         "benchmark": data.benchmark.name, "protocol": protocol, "model": start.name, "settings": settings,
-        "features": int(frozen.features.shape[1]), "table": table, "runs": runs, "corpus": data.corpus,
-        "version": __version__,
+        "table": table, "runs": runs, "notes": notes, "corpus": data.corpus, "version": __version__,
     }  # fmt: skip
     if len({fraction for _, fraction in keys}) > 1:
         from usfmae.tasks.plots import fractions_png

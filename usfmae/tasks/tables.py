@@ -141,6 +141,7 @@ def show_probe(result: Mapping[str, Any], out: Path) -> None:
                 f"{name.replace('_', ' ')} {score['mean']:.3f}" for name, score in row["mean"].items()
             )
             console.out.print(f"retrieval: {said}", markup=False)
+    _show_remarks(result)
     console.out.print(f"written to {out}: probe.json, predictions.parquet", markup=False)
 
 
