@@ -6,7 +6,8 @@ A ViT-S/8 is pretrained on the unlabelled lung clips, then for each official fol
 fold's training pictures, never its test fold. Rows of the table, from there: `mae`, fine-tuned for benign or malignant;
 `focus`, which first learned the outlines of the lesions and then looks at each lesion enlarged. Beside them the same
 ViT and two ResNets from random weights. All steps are `usfmae` commands, printed as they run; the runs of a table go
-several at once, since one small network leaves a large GPU idle. CORPUS comes from `benchmarks/evidence/corpus.yaml`
+several at once, since one small network leaves a large GPU idle. Last, frozen features of the pretrained and of a fresh
+ViT are probed with few and with all labels. CORPUS comes from `benchmarks/evidence/corpus.yaml`
 (docs/results.md has the command). What is not done when the minutes are over is left out of the table, and said; the
 same command goes on where it stopped. `--small` is the size for two CPU cores, which need some three hours: a ViT-Ti/16
 at 128 px, without the row `focus`. `--tiny` shows on a CPU that every step works.
@@ -49,6 +50,8 @@ class Size:
     workers: tuple[int, int] = (8, 3)
     images: tuple[int, int] = (400_000, 100_000)
     """Seen in pretraining: of the lung clips, and of each fold's mixture."""
+    side: int = 160
+    """Of the images, in pixels."""
     pretraining: tuple[str, ...] = ()
     tuning: tuple[str, ...] = ()
 
@@ -61,19 +64,20 @@ class Size:
 LARGE = Size()
 SMALL = Size(
     models=("mae", "scratch", "resnet18", "resnet50"), scratch="scratch:tiny/16",
-    jobs=2, workers=(1, 1), images=(60_000, 300_000),
+    jobs=2, workers=(1, 1), images=(60_000, 300_000), side=128,
     pretraining=(
-        "model.size=tiny", "model.img_size=128", "model.patch_size=16", "model.decoder_embed_dim=192",
+        "model.size=tiny", "model.patch_size=16", "model.decoder_embed_dim=192",
         "model.decoder_depth=2", "training.batch_size=128", "optim.base_lr=1.2e-3",
     ),
-    tuning=("size=128", "epochs=24", "patience=8"),
+    tuning=("epochs=24", "patience=8"),
 )  # fmt: skip
 TINY = Size(
     models=("focus", "mae", "scratch", "resnet18"), scratch="scratch:tiny/8", jobs=2, workers=(1, 1), images=(128, 128),
+    side=64,
     pretraining=(
-        "model.size=tiny", "model.img_size=64", "model.depth=2", "training.batch_size=32", "training.precision=fp32",
+        "model.size=tiny", "model.depth=2", "training.batch_size=32", "training.precision=fp32",
     ),
-    tuning=("size=64", "focus.size=48", "epochs=1", "resamples=50", "batch_size=64"),
+    tuning=("focus.size=48", "epochs=1", "resamples=50", "batch_size=64"),
 )  # fmt: skip
 
 
@@ -126,7 +130,8 @@ def pretrain(s: Session) -> bool:
     """The lung clips, then each fold's training pictures: OUT/lung and OUT/pretrained/foldK. Whether all are there."""
     size = s.size
     common = [
-        "--recipe", HERE / "pretrain.yaml", "--quiet", "--decoded", "memory", *size.changes(size.pretraining),
+        "--recipe", HERE / "pretrain.yaml", "--quiet", "--decoded", "memory",
+        *size.changes((f"model.img_size={size.side}", *size.pretraining)),
     ]  # fmt: skip
     seen = [f"training.most_images={count}" for count in size.images]
     s.start(
@@ -170,9 +175,24 @@ def table(s: Session, name: str, benchmark: str, models: dict[str, str], jobs: i
     s.start(
         name, "benchmark", s.data, "--benchmark", benchmark, *rows, "--out", s.out / name, "--jobs", jobs, *folds,
         "--recipe", HERE / "pretrained.yaml", "--scratch-recipe", HERE / "scratch.yaml", *recipes, *more,
-        *s.size.changes(s.size.tuning),
+        *s.size.changes((f"size={s.size.side}", *s.size.tuning)),
     )  # fmt: skip
     return s.wait(name)
+
+
+def probes(s: Session, models: dict[str, str]) -> None:
+    """Frozen features of the ViT, pretrained and fresh, in OUT/probe-MODEL."""
+    folds = [word for fold in s.size.folds for word in ("--fold", fold)]
+    for model, option in (("mae", "--weights"), ("scratch", "--scratch")):
+        if model not in models:
+            continue
+        s.start(
+            f"probe-{model}", "probe", s.data, "--benchmark", "bus-bra", option, models[model].removeprefix("scratch:"),
+            "--out", s.out / f"probe-{model}", "--size", s.size.side, "--head", "knn", "--head", "linear", "--curve",
+            "--quiet", *folds,
+        )  # fmt: skip
+        if s.wait(f"probe-{model}"):
+            print((s.out / f"probe-{model}.log").read_text())
 
 
 def complete(s: Session, model: str) -> bool:
@@ -223,6 +243,7 @@ def main() -> None:
                     shutil.copytree(s.out / "table/runs/bus-bra" / row, place, dirs_exist_ok=True)
             if table(s, name, "bus-bra", {row: done[row] for row in rows}, 1, "--seeds", str(size.seeds)):
                 print((s.out / name / "table.md").read_text())
+    probes(s, models)
     result = {"name": "evidence", "seconds": round(s.now(), 1), "rows": list(done), "failed": s.failed}
     print(json.dumps(result))
 

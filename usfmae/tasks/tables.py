@@ -128,12 +128,15 @@ def show_probe(result: Mapping[str, Any], out: Path) -> None:
     rows = [row for row in result["table"] if "auroc" in row["mean"]]
     if rows:
         names = ("auroc", "f1_weighted", "f1_macro", "accuracy")
-        table = Table(title=heading, title_justify="left", header_style="bold")
+        # Without lines between the columns, so that a curve over folds fits into 80 characters.
+        table = Table(
+            title=heading, title_justify="left", header_style="bold", box=None, padding=(0, 2, 0, 0)
+        )
         for column in ("head", "labels", *(NAMES[name] for name in names)):
             table.add_column(column, justify="left" if column == "head" else "right")
         for row in rows:
             cells = [_mean_sd(name, row["mean"][name]) for name in names]
-            table.add_row(row["head"], f"{100 * row['fraction']:g} % ({row['labels']:g})", *cells)
+            table.add_row(row["head"], f"{100 * row['fraction']:g} % ({row['labels']:.0f})", *cells)
         console.out.print(table)
     for row in result["table"]:
         if row["head"] == "retrieval":
@@ -146,5 +149,5 @@ def show_probe(result: Mapping[str, Any], out: Path) -> None:
 
 
 def _mean_sd(name: str, score: Mapping[str, float | None]) -> str:
-    deviation = "" if score["sd"] is None else f" ± {figure(name, score['sd'])}"
-    return figure(name, score["mean"]) + deviation
+    mean = figure(name, score["mean"])
+    return mean if score["sd"] is None else f"{mean.removesuffix(' %')} ± {figure(name, score['sd'])}"
