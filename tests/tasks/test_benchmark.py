@@ -253,6 +253,27 @@ def test_a_killed_comparison_goes_on(usfmae: Cli, words: list[str], tmp_path: Pa
     assert end.returncode == 0 and (tmp_path / "table.md").exists() and first.stat().st_mtime_ns == before
 
 
+def test_runs_side_by_side_end_with_a_command_that_is_killed(words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "usfmae.cli", *words, "--set", "epochs=10000", "-o", str(tmp_path), "-q"]
+    process = subprocess.Popen([*command, "--jobs", "2"], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("state.pt")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    left = True
+    while left and time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+        except ProcessLookupError:
+            left = False
+    if left:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not left
+
+
 @pytest.mark.long
 def test_ctrl_c_stops_runs_side_by_side_at_once(words: list[str], tmp_path: Path) -> None:
     """Also those that wait; one line says how to go on."""
