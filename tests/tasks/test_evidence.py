@@ -12,6 +12,7 @@ import pytest
 
 @pytest.mark.long
 @pytest.mark.realdata
+@pytest.mark.timeout(3600)
 def test_the_evidence_comes_to_its_table(repo: Path, shared: Path, tmp_path: Path) -> None:
     def run(*words: object) -> str:
         done = subprocess.run([sys.executable, *map(str, words)], cwd=repo, capture_output=True, text=True)
