@@ -29,7 +29,7 @@ def test_the_evidence_comes_to_its_table(repo: Path, shared: Path, tmp_path: Pat
         said = run("benchmarks/evidence.py", corpus, out, "--tiny", "--minutes", 60)
         line = json.loads(said.strip().splitlines()[-1])
         assert line["rows"] == ["focus", "mae", "scratch", "resnet18"] and not line["failed"]
-    assert line["seconds"] < 200
+    assert line["seconds"] < 400  # probes are made anew
     assert "5 fold(s), 1 seed(s)" in (out / "table/table.md").read_text()
     for row in ("mae", "scratch"):
         assert json.loads((out / f"probe-{row}/probe.json").read_text())["notes"] == []
