@@ -82,6 +82,10 @@ def rim(label: str, name: str = "") -> Iterator[None]:
         yield
     except OpenUSError:
         raise
+    except MemoryError as error:
+        raise ArchiveError(
+            f"{where}: it asks for more memory than there is; unpack the archive by hand and give the folder"
+        ) from error
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # our own disk, not the archive's content
             raise ArchiveError(f"{where}: cannot be read ({error.strerror})") from error

@@ -180,7 +180,7 @@ def serve(pipe: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # before the function's libraries are imported
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    leave_with_parent()
     try:
         while True:
             pipe.send_bytes(_answer(*pipe.recv()))
@@ -198,11 +198,20 @@ def _answer(function: Callable[[Any], Any], task: Any) -> bytes:
             pickle.loads(whole)
             return whole
         except Exception:
-            return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
+            plain = RuntimeError(f"{type(error).__name__}: {error}")
+            plain.__notes__ = error.__notes__  # where it happened, for --debug
+            return pickle.dumps((False, plain))
 
 
-def _leave_with_parent() -> None:
-    """A parent that was killed closes no pipe while a task runs; two builds must not write the same files."""
+def leave_with_parent() -> None:
+    """From now on this worker process ends at once when the process that began it is gone.
+
+    A parent that was killed closes no pipe while a task runs; two commands must not write the same files.
+    """
+    threading.Thread(target=_leave, daemon=True).start()
+
+
+def _leave() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

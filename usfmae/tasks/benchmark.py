@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import re
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 
 from openus import __version__, console
+from openus.engine.local import leave_with_parent
 from openus.errors import OpenUSError, UsageError, did_you_mean
 from openus.manifest import Benchmark
 from usfmae.tasks.compare import Runs, mean_scores, paired
@@ -295,16 +295,8 @@ def _begin(shelf: Shelf, threads: int) -> None:
     global _shelf
     _shelf = shelf
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says that it was stopped
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    leave_with_parent()
     torch.set_num_threads(threads)
-
-
-def _end_with_parent() -> None:
-    """A command that was killed must not go on in its processes: its runs go on when it is given again."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _one_here(plan: Plan, device: torch.device) -> Ending:

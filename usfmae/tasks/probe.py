@@ -99,9 +99,10 @@ def probe(
             for place in bar.track(places, description="probe"):
                 runs[place] = run_head(frozen, *jobs[place], resamples)
                 notes += seen_notes(owner, labelled, jobs[place][3])
-    settings = {"size": size, "aspect": aspect, "pool": pool, "features": int(frozen.features.shape[1])}
+    settings = {"size": size, "aspect": aspect, "pool": pool}
+    notes = list(dict.fromkeys(notes))
     ordered = [runs[place] for place in sorted(runs)]
-    return _write(out, labelled, ordered, start, protocol, settings, list(dict.fromkeys(notes)))
+    return _write(out, labelled, ordered, start, protocol, settings, int(frozen.features.shape[1]), notes)
 
 
 def check_heads(heads: Sequence[str]) -> None:
@@ -177,7 +178,7 @@ def run_head(
 
 def _write(
     out: Path, data: LabelledSet, runs: list[dict[str, Any]], start: Start, protocol: str, settings: dict[str, Any],
-    notes: list[str],
+    features: int, notes: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     _write_predictions(out / "predictions.parquet", data, runs)
@@ -192,7 +193,8 @@ def _write(
         table.append({"head": head, "fraction": fraction, "labels": labels, "mean": summary(chosen)})
     result = {
         "benchmark": data.benchmark.name, "protocol": protocol, "model": start.name, "settings": settings,
-        "table": table, "runs": runs, "notes": notes, "corpus": data.corpus, "version": __version__,
+        "features": features, "table": table, "runs": runs, "notes": notes, "corpus": data.corpus,
+        "version": __version__,
     }  # fmt: skip
     if len({fraction for _, fraction in keys}) > 1:
         from usfmae.tasks.plots import fractions_png
