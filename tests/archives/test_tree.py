@@ -23,6 +23,7 @@ import pyarrow
 import pytest
 
 from openus.archives import Tree
+from openus.archives.store import rim
 from openus.errors import ArchiveError
 
 FILES = {
@@ -341,6 +342,15 @@ def test_lookup_opens_only_what_is_on_the_way(tmp_path: Path) -> None:
         assert reader.read() == FILES["labels.csv"]
     with pytest.raises(ArchiveError, match=r"bad.zip: truncated"):
         tree.entries()
+
+
+def test_memory_an_archive_asks_for_is_no_damage() -> None:
+    with (
+        pytest.raises(ArchiveError, match=r"^a.7z: member 'b': it asks for more memory") as caught,
+        rim("a.7z", "b"),
+    ):
+        raise MemoryError
+    assert "fetch it again" not in str(caught.value)
 
 
 @pytest.mark.realdata

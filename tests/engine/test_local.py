@@ -98,6 +98,23 @@ def who(task: int) -> int:
     return os.getpid()
 
 
+class UnsendableError(Exception):
+    """Cannot be rebuilt from what pickle keeps of it."""
+
+    def __init__(self, number: int, unit: str) -> None:
+        super().__init__(f"{number} {unit}")
+
+
+def raises_unsendable(task: int) -> None:
+    raise UnsendableError(task, "volts")
+
+
+def test_an_error_that_cannot_be_sent_still_says_where_it_happened() -> None:
+    with pytest.raises(RuntimeError, match="UnsendableError: 7 volts") as caught:
+        list(run_tasks(raises_unsendable, [7], workers=1))
+    assert "in raises_unsendable" in "".join(caught.value.__notes__)
+
+
 def test_workers_are_kept_from_stage_to_stage_and_let_go_after() -> None:
     with kept_workers():
         first = {pid for _, pid in run_tasks(who, range(4), 1)}
