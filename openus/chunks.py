@@ -107,6 +107,8 @@ class _Maker:
         self.before = Before(spec.shown, spec.seed)
         self.transform = transform_of(spec.code)
         self.draw = mask_of(spec.code)
+        # Without cleaning nobody looks at colours, but for the code of a source.
+        self.grey = spec.clean.level == "none" and self.transform is None
 
     def run(self) -> None:
         try:
@@ -189,7 +191,9 @@ class _Maker:
             clip = StackedClip(selected.member, selected.rows)
             return open_clip(member.open(), member.path, self.spec.stack, clip, self.spec.policy)
         sibling = self._sibling(member.path)
-        return open_media(member.open(), member.path, policy=self.spec.policy, sibling=sibling)
+        return open_media(
+            member.open(), member.path, policy=self.spec.policy, sibling=sibling, grey=self.grey
+        )
 
     @functools.cached_property
     def _tables(self) -> Tables:

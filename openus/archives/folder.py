@@ -34,7 +34,7 @@ class FolderStore(Store):
             if name in items:
                 raise refused(self.label, name, "two files have this name once accents are normalised (NFC)")
             self._budget.charge(self.label, name, status.st_size)
-            items[name] = Item(name, status.st_size, Path(path))
+            items[name] = Item(name, status.st_size, path)
         return sorted(items.values(), key=lambda item: item.name)
 
     def _walk(self, folder: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -94,10 +94,10 @@ class FileStore(Store):
         return open_file(item.token)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path | str) -> BinaryIO:
     """A plain file for reading; `ArchiveError` if it is not one (any more) or cannot be opened."""
     try:
-        reader = path.open("rb")
+        reader = open(path, "rb")  # noqa: PTH123, SIM115 (of very many paths, which need not be taken apart)
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be opened ({error.strerror})") from error
     if not stat.S_ISREG(os.fstat(reader.fileno()).st_mode):

@@ -73,8 +73,9 @@ def decoded(raw: bytes) -> str:
 
 def archive_stem(name: str) -> str | None:
     """The name without its archive suffix, or None if the suffix is none of an archive."""
-    for suffix in SUFFIXES:
-        if name.lower().endswith(suffix) and len(PurePosixPath(name).name) > len(suffix):
+    lower = name.lower()
+    for suffix in SUFFIXES if lower.endswith(SUFFIXES) else ():
+        if lower.endswith(suffix) and len(PurePosixPath(name).name) > len(suffix):
             return name[: -len(suffix)]
     return None
 

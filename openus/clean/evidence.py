@@ -59,7 +59,7 @@ def gather(frames: Iterable[Pixels], dark: float = 6.0) -> Evidence:
     Frames whose mean is below `dark` (the black ones many clips begin with) do not count, unless all are.
     """
     greys = [to_grey(pixels) for pixels in frames]
-    lit = [grey for grey in greys if cv2.mean(grey)[0] >= dark] or greys
+    lit = greys if len(greys) == 1 else [grey for grey in greys if cv2.mean(grey)[0] >= dark] or greys
     if len(lit) == 1:
         return Evidence(lit[0], lit[0], lit[0], 1)
     peak, still = lit[0].copy(), lit[0].copy()

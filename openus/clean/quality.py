@@ -22,30 +22,36 @@ def quality_flags(pixels: Pixels, limits: QualityLimits) -> list[str]:
     variance of the grey levels, so that gain does not change it.
     """
     flags = []
-    lit = cv2.threshold(pixels, limits.black_level, 1, cv2.THRESH_BINARY)[1]
-    if cv2.countNonZero(lit) < limits.empty * pixels.size:
-        flags.append("empty")
     count = max(1, cv2.countNonZero(pixels))
-    white = cv2.threshold(pixels, limits.white_level - 1, 1, cv2.THRESH_BINARY)[1]
-    if cv2.countNonZero(white) > limits.saturated * count:
+    total = cv2.sumElems(pixels)[0]
+    # The sum alone tells of most pictures that they are neither: too bright for so few, too dark for so many.
+    brightest = limits.black_level * pixels.size + (255 - limits.black_level) * limits.empty * pixels.size
+    if total < brightest and _above(pixels, limits.black_level) < limits.empty * pixels.size:
+        flags.append("empty")
+    white = limits.saturated * count
+    if total > limits.white_level * white and _above(pixels, limits.white_level - 1) > white:
         flags.append("saturated")
-    spread = _variance(pixels, count)
+    spread = _variance(pixels, total, count)
     if spread < limits.flat**2:
         flags.append("flat")
     else:
         edges = cv2.Laplacian(pixels, cv2.CV_16S)
         if count < pixels.size:
             edges = cv2.bitwise_and(edges, edges, mask=pixels)
-        if _variance(edges, count) < limits.blurred * spread:
+        if _variance(edges, cv2.sumElems(edges)[0], count) < limits.blurred * spread:
             flags.append("blurred")
     if min(pixels.shape) < limits.tiny:
         flags.append("tiny")
     return flags
 
 
-def _variance(values: NDArray[Any], count: int) -> float:
+def _above(pixels: Pixels, level: int) -> int:
+    return cv2.countNonZero(cv2.threshold(pixels, level, 1, cv2.THRESH_BINARY)[1])
+
+
+def _variance(values: NDArray[Any], total: float, count: int) -> float:
     """Of the `count` values [H, W] that are not zero by a mask: zeros add to neither sum, so none is needed here."""
-    mean = float(cv2.sumElems(values)[0]) / count
+    mean = total / count
     return max(0.0, float(cv2.norm(values, cv2.NORM_L2SQR)) / count - mean**2)
 
 

@@ -15,6 +15,7 @@ cut, the whole frame is kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -34,6 +35,7 @@ _DARKEST_SIDE = 32  # a level brighter than this is no background: flat shadows 
 # so it comes first only where many frames tell faint tissue from noise.
 _MARGINS = {True: (4, 9), False: (9, 4)}
 _SLACK = 0.3  # pixels of the work picture by which a fitted side may be wrong
+_SQUARE = np.ones((3, 3), np.uint8)
 _NEARLY_ALL = 0.97  # a sector that covers so much of the frame is the frame
 
 
@@ -66,9 +68,11 @@ class Sector:
         return canvas
 
 
+@lru_cache(maxsize=64)
 def whole(height: int, width: int, panels: int = 1) -> Sector:
     """The sector of a frame that is kept as it is."""
     corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float32)
+    corners.flags.writeable = False
     return Sector("full", corners, (0, 0, width, height), panels)
 
 
@@ -127,12 +131,17 @@ def background(work: Pixels) -> int | None:
     The darkest level that 1.5 % of the picture holds without any texture: shadows are dark too, but lie above it
     or are not flat.
     """
-    spread = cv2.morphologyEx(work, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    flat = cv2.threshold(spread, 2, 255, cv2.THRESH_BINARY_INV)[1]
-    levels = _DARKEST_SIDE + 1
+    levels, least = _DARKEST_SIDE + 1, 0.015 * work.size
+    dim = cv2.threshold(work, levels, 255, cv2.THRESH_BINARY_INV)[1]
+    if cv2.countNonZero(dim) < least:
+        return None
+    spread = cv2.morphologyEx(work, cv2.MORPH_GRADIENT, _SQUARE)
+    flat = cv2.bitwise_and(dim, cv2.threshold(spread, 2, 255, cv2.THRESH_BINARY_INV)[1])
+    if cv2.countNonZero(flat) < least:
+        return None
     counts = cv2.calcHist([work], [0], flat, [levels], [0, levels]).ravel()
     near = np.convolve(counts, np.ones(3), "same")
-    dark = np.flatnonzero(near >= 0.015 * work.size)
+    dark = np.flatnonzero(near >= least)
     return int(dark[0]) if len(dark) else None
 
 

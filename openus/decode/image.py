@@ -39,14 +39,21 @@ _NOTES = (b"zTXt", b"iTXt", b"tEXt", b"iCCP")  # of no bearing on the pixels of 
 _APP1 = 0xE1  # JPEG segment of EXIF
 
 
-def decode_still(data: bytes, kind: str, name: str, limits: DecodeLimits) -> tuple[Pixels, bool]:
+def decode_still(
+    data: bytes, kind: str, name: str, limits: DecodeLimits, grey: bool = False
+) -> tuple[Pixels, bool]:
     """The (first) picture of an encoded image as uint8 [H, W] or [H, W, 3], and whether any plain decoder would show
-    just these pixels (no orientation was undone, nothing unusual handled). Raises `DecodeError`."""
+    just these pixels (no orientation was undone, nothing unusual handled). Raises `DecodeError`.
+
+    With `grey`, a JPEG gives its luma [H, W] alone: the colours, which take as long again to tell apart and check,
+    are not looked at. It is the luma of ITU-R BT.601 that `clean.to_grey` makes of them (JFIF 1.02), less its rounding.
+    """
     if kind == "png" and (png := _png(data, name, limits)) is not None:
         return png, True
-    if kind == "jpg" and (jpeg := _jpeg(data, name, limits)) is not None:
+    if kind == "jpg" and (jpeg := _jpeg(data, name, limits, grey)) is not None:
+        pixels, all_of_it = jpeg
         orientation = _jpeg_orientation(data)
-        return oriented(jpeg, orientation), orientation == 1
+        return oriented(pixels, orientation), all_of_it and orientation == 1
     for _, pixels in PillowClip(data, kind, name, limits).read(lambda index: index == 0):
         return pixels, False
     raise DecodeError(f"{name}: holds no picture", "corrupt")
@@ -121,7 +128,8 @@ def _png(data: bytes, name: str, limits: DecodeLimits) -> Pixels | None:
     return grey if grey.ndim == 2 else np.asarray(cv2.cvtColor(grey, cv2.COLOR_BGR2RGB))
 
 
-def _jpeg(data: bytes, name: str, limits: DecodeLimits) -> Pixels | None:
+def _jpeg(data: bytes, name: str, limits: DecodeLimits, grey: bool) -> tuple[Pixels, bool] | None:
+    """The pixels, and whether they are all that the file holds: not where its colours were left out."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -130,10 +138,11 @@ def _jpeg(data: bytes, name: str, limits: DecodeLimits) -> Pixels | None:
     if space not in ("Gray", "YCbCr", "RGB"):
         return None
     try:
-        pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if space == "Gray" else "RGB")
+        luma = space == "Gray" or (grey and space == "YCbCr")
+        pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if luma else "RGB")
     except ValueError:
         return None  # truncated, or one of libjpeg's harmless warnings: Pillow tells them apart
-    return np.asarray(pixels[..., 0] if space == "Gray" else collapsed(pixels))
+    return np.asarray(pixels[..., 0] if luma else collapsed(pixels)), space == "Gray" or not luma
 
 
 def _jpeg_orientation(data: bytes) -> int:

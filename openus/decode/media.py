@@ -27,6 +27,7 @@ def open_media(
     sibling: Sibling | None = None,
     limits: DecodeLimits = LIMITS,
     array: str | None = None,
+    grey: bool = False,
 ) -> Media:
     """Open a file and say what it is; its frames are decoded when `Media.frames()` is iterated.
 
@@ -36,6 +37,7 @@ def open_media(
     sibling: opens a file lying beside this one, by name; needed for .mhd with its raw data.
     limits:  what is refused on sight of the header.
     array:   name of the array to take from HDF5, MAT and NPZ files; by default the largest picture-like one.
+    grey:    colours are of no interest: where they can be left undecoded, they are.
 
     Raises `DecodeError` (reasons ``empty-file``, ``not-an-image``, ``truncated``, ``too-large``,
     ``unsupported``, ``corrupt``), here or while frames are read.
@@ -50,7 +52,7 @@ def open_media(
         fp = gunzipped(fp, limits, name)
     fp.seek(0)
     if kind in image.PILLOW:
-        return _open_image(fp, kind, name, policy, limits)
+        return _open_image(fp, kind, name, policy, limits, grey)
     clip, what, meta = _clip(fp, kind, name, policy, sibling, limits, array)
     return Media(kind, what, clip.count, partial(selected, clip, policy, limits, name), meta)
 
@@ -119,7 +121,9 @@ def decode_image(data: bytes, name: str = "image", limits: DecodeLimits = LIMITS
     return image.decode_still(data, kind, name, limits)[0]
 
 
-def _open_image(fp: BinaryIO, kind: str, name: str, policy: FramePolicy, limits: DecodeLimits) -> Media:
+def _open_image(
+    fp: BinaryIO, kind: str, name: str, policy: FramePolicy, limits: DecodeLimits, grey: bool
+) -> Media:
     limits.check_memory(name, size_of(fp))
     data = fp.read()
     if kind in ("tiff", "gif", "webp"):
@@ -128,7 +132,7 @@ def _open_image(fp: BinaryIO, kind: str, name: str, policy: FramePolicy, limits:
             return Media(kind, "frame", clip.count, partial(selected, clip, policy, limits, name))
 
     def frames() -> Iterator[Frame]:
-        pixels, as_stored = image.decode_still(data, kind, name, limits)
+        pixels, as_stored = image.decode_still(data, kind, name, limits, grey)
         shown = oriented(pixels, policy)
         yield Frame(shown, file=data if as_stored and shown is pixels else None)
 

@@ -118,12 +118,13 @@ def chunk_of(spec: ChunkSpec, table: pa.Table) -> Chunk:
     """A finished chunk, with its rows, as the search for near-copies wants it."""
     columns = (table[name].to_pylist() for name in ("key", "clip", "at", "length", "pixel_sha256"))
     keys, clips, at, length, exact = columns
+    path = spec.bytes_path
     return Chunk(
         name=f"{spec.source}/{spec.name}",
         prints=spec.folder / f"{spec.name}.{code_version()}.prints",
         keys=tuple(keys),
         clips=tuple(clip and f"{spec.source}/{clip}" for clip in clips),
-        places=tuple(Place(spec.bytes_path, *where) for where in zip(at, length, strict=True)),
+        places=tuple(Place(path, *where) for where in zip(at, length, strict=True)),
         exact=tuple(exact),
     )
 

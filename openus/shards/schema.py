@@ -94,6 +94,7 @@ DUPLICATES = pa.schema(
     metadata={b"openus.schema": str(SCHEMA_VERSION).encode()},
 )
 
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _OUTSIDE_TAR = ("shard", "offset", "size")
 
 
@@ -105,13 +106,11 @@ def sample_json(row: dict[str, Any]) -> bytes:
             continue
         value = row[name]
         if name == "labels":
-            flat[name] = json.dumps(
-                dict(sorted(dict(value).items())), ensure_ascii=False, separators=(",", ":")
-            )
+            flat[name] = _compact(dict(sorted(dict(value).items())))
         elif name == "sector":
             flat.update(zip(("sector_x", "sector_y", "sector_w", "sector_h"), map(int, value), strict=True))
         elif name == "cleaned_fraction":
             flat[name] = round(float(value), 6)
         else:
             flat[name] = value
-    return json.dumps(flat, ensure_ascii=False, separators=(",", ":")).encode()
+    return _compact(flat).encode()

@@ -111,8 +111,9 @@ def _members(
     """Write the whole tar into `sink`; returns its rows."""
     rows: list[dict[str, Any]] = []
     for row, image in samples:
-        offset = _member(sink, f"{row['key']}.{extension}", image)
-        _member(sink, f"{row['key']}.json", sample_json(row))
+        offset = sink.at + BLOCK
+        members = (f"{row['key']}.{extension}", image), (f"{row['key']}.json", sample_json(row))
+        sink.write(b"".join(part for name, data in members for part in _member(name, data)))
         rows.append({**row, "shard": tar_name, "offset": offset, "size": len(image)})
     end = -(-(sink.at + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
     sink.write(b"\0" * (end - sink.at))
@@ -149,10 +150,9 @@ def write_bytes(path: Path, data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _member(sink: _HashingFile, name: str, data: bytes) -> int:
-    """Append one member; returns the offset of its first data byte."""
-    sink.write(b"".join((_header(name, len(data)), data, bytes(_padded(len(data)) - len(data)))))
-    return sink.at - _padded(len(data))
+def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """The parts of a member: its header, of one block, and its data, filled up to whole blocks."""
+    return _header(name, len(data)), data, bytes(-len(data) % BLOCK)
 
 
 def _header(name: str, size: int) -> bytes:
