@@ -52,6 +52,8 @@ from openus.tables import Tables
 
 __all__ = ["ChunkSpec", "Tally", "read_rejected", "read_tally", "run_chunk", "sample_key", "without_culprit"]
 
+_BUFFER = 1 << 20  # bytes: pictures are written many at a time
+
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +67,7 @@ def run_chunk(spec: ChunkSpec) -> Tally:
     began = time.monotonic()
     spec.culprits.blame(dead=False)  # left by a build that died in this process
     temporary = _temporary(spec.bytes_path)
-    with temporary.open("wb") as sink, scratch(spec.folder.parents[1] / "tmp"):
+    with temporary.open("wb", buffering=_BUFFER) as sink, scratch(spec.folder.parents[1] / "tmp"):
         maker = _Maker(spec, sink)
         maker.run()
         sink.flush()
@@ -146,15 +148,9 @@ class _Maker:
         before = self.tally.decoded
         self.pending.clear()
         try:
-            media = self._open(member, selected)
-            for frame, outcome in clean_frames(self.frames(media, selected), self.spec.clean, media.meta):
-                if isinstance(outcome, Refused):
-                    self.reject(selected.member, frame.index, "clean", outcome.reason, outcome.detail)
-                else:
-                    self.rows.append(self.row(frame, outcome, selected, media.kind))
-                    self.before.offer(self.rows[-1], frame.pixels)
-                    self.pending.discard(frame.index)
-                    self.tally.kept += 1
+            with member.open() as file:
+                media = self._open(file, member.path, selected)
+                self._frames(media, selected)
         except (DecodeError, ArchiveError) as error:
             reason = error.reason if isinstance(error, DecodeError) else "archive"
             self.broke_off(selected.member, before, reason, str(error))
@@ -176,6 +172,16 @@ class _Maker:
         elif taken == 0:
             self.reject(selected.member, -1, "decode", "no-frames", "the file holds no picture")
 
+    def _frames(self, media: Media, selected: Selected) -> None:
+        for frame, outcome in clean_frames(self.frames(media, selected), self.spec.clean, media.meta):
+            if isinstance(outcome, Refused):
+                self.reject(selected.member, frame.index, "clean", outcome.reason, outcome.detail)
+            else:
+                self.rows.append(self.row(frame, outcome, selected, media.kind))
+                self.before.offer(self.rows[-1], frame.pixels)
+                self.pending.discard(frame.index)
+                self.tally.kept += 1
+
     def broke_off(self, member: str, before: int, reason: str, detail: str) -> None:
         """A file failed, perhaps after some frames; `before` is the count of decoded frames when it began."""
         done = self.tally.decoded - before
@@ -186,14 +192,12 @@ class _Maker:
             self.reject(member, index, "decode", reason, "the file broke off before it was cleaned")
         self.tally.announced += done
 
-    def _open(self, member: Member, selected: Selected) -> Media:
+    def _open(self, file: BinaryIO, path: str, selected: Selected) -> Media:
         if self.spec.stack is not None:
             clip = StackedClip(selected.member, selected.rows)
-            return open_clip(member.open(), member.path, self.spec.stack, clip, self.spec.policy)
-        sibling = self._sibling(member.path)
-        return open_media(
-            member.open(), member.path, policy=self.spec.policy, sibling=sibling, grey=self.grey
-        )
+            return open_clip(file, path, self.spec.stack, clip, self.spec.policy)
+        sibling = self._sibling(path)
+        return open_media(file, path, policy=self.spec.policy, sibling=sibling, grey=self.grey)
 
     @functools.cached_property
     def _tables(self) -> Tables:

@@ -137,17 +137,19 @@ def _samples(task: ShardTask) -> Samples:
     masks = task.set.endswith(MASK)
     with Pieces() as pieces, pa.ipc.open_file(str(task.plan)) as reader:
         for batch in range(reader.num_record_batches):
-            rows = reader.get_batch(batch).to_pylist()
-            there = {name: _there(task, name) for name in {row["bin"] for row in rows}}
-            places = [(there[row["bin"]], row["at"], row["length"]) for row in rows]
-            for row, data, place in zip(rows, _read(pieces, places), places, strict=True):
-                if not masks and hashlib.sha256(data).hexdigest() != row["sha256"]:
-                    forget_chunk(place[0])
-                    raise DamagedWorkError(row["bin"])
-                stored = {name: row[name] for name in ROW.names if name in row}
+            planned = reader.get_batch(batch)
+            rows = planned.select([name for name in planned.schema.names if name in ROW.names]).to_pylist()
+            bins, at, length = (planned[name].to_pylist() for name in ("bin", "at", "length"))
+            there = {name: _there(task, name) for name in set(bins)}
+            places = list(zip((there[name] for name in bins), at, length, strict=True))
+            for row, data, place, name in zip(rows, _read(pieces, places), places, bins, strict=True):
+                digest = hashlib.sha256(data).hexdigest()
                 if masks:
-                    stored["sha256"] = hashlib.sha256(data).hexdigest()
-                yield stored, data
+                    row["sha256"] = digest
+                elif digest != row["sha256"]:
+                    forget_chunk(place[0])
+                    raise DamagedWorkError(name)
+                yield row, data
 
 
 def _there(task: ShardTask, name: str) -> Path:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from openus.area import shrink
 from openus.decode.frame import Pixels
 
 SHOWN = 60
@@ -62,8 +63,11 @@ def thumbnail(pixels: Pixels, side: int = SIDE) -> bytes:
     """uint8 [H, W] or [H, W, 3] as a JPEG that fits a square of `side` pixels; never enlarged."""
     scale = min(1.0, side / max(pixels.shape[:2]))
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
-    grey = small.ndim == 2
+    grey, small = pixels.ndim == 2, pixels
+    if scale < 1 and grey:
+        small = shrink(pixels, *size)
+    elif scale < 1:
+        small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     data: bytes = simplejpeg.encode_jpeg(
         np.ascontiguousarray(small[:, :, None] if grey else small),
         quality=_QUALITY,

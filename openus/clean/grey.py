@@ -54,7 +54,7 @@ def is_dark(pixels: Pixels, level: int, fraction: float) -> bool:
 
     A few rows settle it for most pictures: what is lit there is enough for the whole.
     """
-    rows = pixels[::32]
+    rows = pixels[::16]
     if lit_fraction(rows, level) * rows.size >= fraction * pixels.size:
         return False
     return lit_fraction(pixels, level) < fraction

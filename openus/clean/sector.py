@@ -35,6 +35,7 @@ _DARKEST_SIDE = 32  # a level brighter than this is no background: flat shadows 
 # so it comes first only where many frames tell faint tissue from noise.
 _MARGINS = {True: (4, 9), False: (9, 4)}
 _SLACK = 0.3  # pixels of the work picture by which a fitted side may be wrong
+_LEAST = 0.03  # share of the frame that a sector has
 _SQUARE = np.ones((3, 3), np.uint8)
 _NEARLY_ALL = 0.97  # a sector that covers so much of the frame is the frame
 
@@ -157,12 +158,16 @@ def _solid(lit: Pixels) -> Pixels:
 
 def _parts(solid: Pixels) -> list[Pixels]:
     """The pictures in the frame: the biggest piece, and those of like size that stand beside it."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
-    if count < 2:
+    # The measures of the pieces take six times as long as to find them, and mostly there is but one.
+    count = cv2.connectedComponents(solid, connectivity=8)[0]
+    if count == 1 or (count == 2 and cv2.countNonZero(solid) < _LEAST * solid.size):
         return []
+    if count == 2:
+        return [solid]
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
     order = np.argsort(-stats[1:, cv2.CC_STAT_AREA]) + 1
     first = order[0]
-    if stats[first, cv2.CC_STAT_AREA] < 0.03 * solid.size:
+    if stats[first, cv2.CC_STAT_AREA] < _LEAST * solid.size:
         return []
     parts = [[int(first)]]
     for label in order[1:]:

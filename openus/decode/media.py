@@ -50,9 +50,11 @@ def open_media(
         kind = sniff(inner, name, len(inner)) if inner else kind
         fp.seek(0)
         fp = gunzipped(fp, limits, name)
-    fp.seek(0)
+        size, head = size_of(fp), b""
     if kind in image.PILLOW:
-        return _open_image(fp, kind, name, policy, limits, grey)
+        limits.check_memory(name, size)
+        return _open_image(head + fp.read(), kind, name, policy, limits, grey)
+    fp.seek(0)
     clip, what, meta = _clip(fp, kind, name, policy, sibling, limits, array)
     return Media(kind, what, clip.count, partial(selected, clip, policy, limits, name), meta)
 
@@ -122,10 +124,8 @@ def decode_image(data: bytes, name: str = "image", limits: DecodeLimits = LIMITS
 
 
 def _open_image(
-    fp: BinaryIO, kind: str, name: str, policy: FramePolicy, limits: DecodeLimits, grey: bool
+    data: bytes, kind: str, name: str, policy: FramePolicy, limits: DecodeLimits, grey: bool
 ) -> Media:
-    limits.check_memory(name, size_of(fp))
-    data = fp.read()
     if kind in ("tiff", "gif", "webp"):
         clip = image.PillowClip(data, kind, name, limits)
         if clip.count > 1:

@@ -37,7 +37,7 @@ def header_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
         yield marker, at, end
         if marker == _SOS or end > len(data):
             return

@@ -27,10 +27,11 @@ def phash(pixels: Pixels) -> str:
     The picture is shrunk to 64 x 64 and transformed by a 2-D DCT; the 16 x 16 lowest frequencies are compared
     with their median (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010).
     """
-    low = (_COSINES @ shrink(pixels, _SIDE, _SIDE) @ _COSINES.T).ravel()
-    ordered = low.copy()
-    ordered.partition(low.size // 2 - 1)  # what lies above the lower of the middle two lies above the median
-    return np.packbits(low > ordered[low.size // 2 - 1]).tobytes().hex()
+    low = (_COSINES @ shrink(pixels, _SIDE, _SIDE).astype(np.float64) @ _COSINES.T).ravel()
+    middle = np.sort(low)[
+        low.size // 2 - 1
+    ]  # what lies above the lower of the middle two lies above the median
+    return np.packbits(low > middle).tobytes().hex()
 
 
 def _cosines() -> NDArray[np.float64]:

@@ -50,7 +50,7 @@ def deduplicate(
     rows = _all_rows(specs, tables)
     report("dedup", 0, len(rows))
     facts = rows.select(list(FACTS)).to_pandas(use_threads=False)
-    chunks = [chunk_of(spec, table) for spec, table in zip(specs, tables, strict=True)]
+    chunks = [chunk_of(*both) for both in zip(specs, tables, strict=True)] if settings.near != "off" else []
     outcome = judge(facts, chunks, settings, work / "dedup" / "pairs.parquet", engine, report)
     report("dedup", len(rows), len(rows))
     kept = rows.append_column("cluster", pa.array(outcome.cluster, pa.string())).filter(

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from openus.area import shrink
 from openus.clean.before import SIDE
 from openus.decode.frame import Pixels
 from openus.report.pictures import encode_sheet
@@ -51,8 +52,8 @@ def in_place(row: Mapping[str, Any], stored: Pixels, side: int = SIDE) -> Pixels
     canvas = np.full((max(1, round(height * scale)), max(1, round(width * scale))), 96, np.uint8)
     x, y, w, h = (round(int(value) * scale) for value in row["sector"])
     w, h = max(1, min(w, canvas.shape[1] - x)), max(1, min(h, canvas.shape[0] - y))
-    how = cv2.INTER_AREA if stored.shape[1] >= w else cv2.INTER_LINEAR
-    canvas[y : y + h, x : x + w] = cv2.resize(stored, (w, h), interpolation=how)
+    smaller = stored.shape[1] >= w
+    canvas[y : y + h, x : x + w] = shrink(stored, w, h) if smaller else cv2.resize(stored, (w, h))
     return canvas
 
 

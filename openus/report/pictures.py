@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from openus import area
+from openus.codecs import PNG
 from openus.decode.frame import Pixels
 from openus.pieces import read_piece
 
@@ -49,7 +51,7 @@ def shrink(pixels: Pixels, side: int = TILE) -> Pixels:
     if scale >= 1:
         return pixels
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return area.shrink(pixels, *size)
 
 
 def data_uri(pixels: Pixels) -> str:
@@ -81,7 +83,7 @@ def sheet(tiles: Sequence[Pixels], side: int = TILE) -> bytes:
 
 def encode_sheet(page: Pixels) -> bytes:
     """uint8 [H, W] or [H, W, 3] BGR as PNG."""
-    done, buffer = cv2.imencode(".png", page, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    done, buffer = cv2.imencode(".png", page, PNG)
     if not done:
         raise ValueError(f"cannot encode a contact sheet of {page.shape}")
     return bytes(buffer)

@@ -8,6 +8,7 @@ the same fields with the same types in every sample, because readers infer its s
 from __future__ import annotations
 
 import json
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -96,21 +97,16 @@ DUPLICATES = pa.schema(
 
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _OUTSIDE_TAR = ("shard", "offset", "size")
+_INSIDE = [name for name in ROW.names if name not in _OUTSIDE_TAR]
+_BEFORE, _AFTER = _INSIDE[: _INSIDE.index("sector")], _INSIDE[_INSIDE.index("sector") + 1 :]
+_before, _after = itemgetter(*_BEFORE), itemgetter(*_AFTER)
 
 
 def sample_json(row: dict[str, Any]) -> bytes:
     """The JSON member of a sample: flat, fixed field order, no nulls; labels as a JSON string, sector as four ints."""
-    flat: dict[str, Any] = {}
-    for name in ROW.names:
-        if name in _OUTSIDE_TAR:
-            continue
-        value = row[name]
-        if name == "labels":
-            flat[name] = _compact(dict(sorted(dict(value).items())))
-        elif name == "sector":
-            flat.update(zip(("sector_x", "sector_y", "sector_w", "sector_h"), map(int, value), strict=True))
-        elif name == "cleaned_fraction":
-            flat[name] = round(float(value), 6)
-        else:
-            flat[name] = value
+    flat = dict(zip(_BEFORE, _before(row), strict=True))
+    flat["labels"] = _compact(dict(sorted(dict(row["labels"]).items())))
+    flat.update(zip(("sector_x", "sector_y", "sector_w", "sector_h"), map(int, row["sector"]), strict=True))
+    flat.update(zip(_AFTER, _after(row), strict=True))
+    flat["cleaned_fraction"] = round(float(row["cleaned_fraction"]), 6)
     return _compact(flat).encode()

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -59,7 +59,7 @@ def cut(sizes: Sequence[int], shard_bytes: int) -> list[slice]:
 class _HashingFile:
     """A file that hashes what passes through, so that a shard is read only once: when it is written."""
 
-    def __init__(self, file: io.BufferedWriter | io.RawIOBase) -> None:
+    def __init__(self, file: BinaryIO | io.RawIOBase) -> None:
         self.file, self.digest, self.at = file, hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:
@@ -78,7 +78,7 @@ def write_shard(
     tar_path.parent.mkdir(parents=True, exist_ok=True)
     manifest_path.parent.mkdir(parents=True, exist_ok=True)
     temporary = tar_path.with_name(f".{tar_path.name}.part")
-    with temporary.open("wb") as file:
+    with temporary.open("wb", buffering=1 << 20) as file:
         sink = _HashingFile(file)
         rows = _members(sink, tar_path.name, samples, extension)
         file.flush()
