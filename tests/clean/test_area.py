@@ -19,7 +19,12 @@ def check(pixels: np.ndarray, width: int, height: int) -> None:
     result = shrink(pixels, width, height)
     assert result.dtype == np.uint8 and result.flags.c_contiguous and result.flags.owndata
     wrong = np.abs(result.astype(int) - opencv(pixels, width, height))
-    assert wrong.max() <= 2 and wrong.mean() <= 0.3, (pixels.shape, (height, width), wrong.max(), wrong.mean())
+    assert wrong.max() <= 2 and wrong.mean() <= 0.3, (
+        pixels.shape,
+        (height, width),
+        wrong.max(),
+        wrong.mean(),
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -61,7 +66,9 @@ def test_known_values() -> None:
     ramp = np.repeat(np.arange(0, 240, 2, dtype=np.uint8)[None], 90, axis=0)
     np.testing.assert_array_equal(shrink(ramp, 40, 30), ramp[:30, 1::3])
     steps = np.repeat(np.array([0, 0, 100, 100, 0] * 16, np.uint8)[None], 80, axis=0)
-    wide = shrink(steps, 32, 80)  # 2.5 pixels to one: of each five, 0 0 and half of 100; the other half, 100 and 0
+    wide = shrink(
+        steps, 32, 80
+    )  # 2.5 pixels to one: of each five, 0 0 and half of 100; the other half, 100 and 0
     np.testing.assert_array_equal(wide[40, :4], [20, 60, 20, 60])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from openus.dedup import hashes
 from openus.dedup.hashes import phash, pixel_sha256
 
 
@@ -45,3 +46,16 @@ def test_phash_agrees_with_imagehash(seed: int) -> None:
     theirs = imagehash.phash(Image.fromarray(picture), hash_size=16, highfreq_factor=4)
     bits = np.packbits(theirs.hash).tobytes().hex()
     assert distance(phash(picture), bits) <= 4  # ties at the median only
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_phash_is_exact(seed: int) -> None:
+    """Its sums are of whole numbers below 2^53: no order of adding, and so no processor, gives other bits."""
+    square = speckle(seed, 64, 64)
+    cosines = hashes._COSINES.astype(int)
+    low = cosines.astype(object) @ square.astype(int).astype(object) @ cosines.T.astype(object)
+    assert int(np.abs(cosines).sum(axis=1).max()) ** 2 * 255 < 2**53
+    ordered = sorted(low.ravel())
+    bits = np.array([value > ordered[127] for value in low.ravel()])
+    assert phash(square) == np.packbits(bits).tobytes().hex()
+    assert phash(np.zeros((64, 64), np.uint8)) == "0" * 64
