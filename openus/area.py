@@ -13,7 +13,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from openus.decode.frame import Pixels
 
 # To the bit the same on every processor: FFmpeg's faster forms round differently from one to the next.
-_HOW = Interpolation.AREA | Interpolation.BITEXACT | Interpolation.ACCURATE_RND
+_HOW = int(Interpolation.AREA | Interpolation.BITEXACT | Interpolation.ACCURATE_RND)
 _LEAST = 8  # pixels of a side of the result, below which FFmpeg's filters are too coarse
 _MOST = 16  # times that a side becomes shorter, above which they are
 _LARGEST = 1 << 26  # pixels: FFmpeg refuses pictures not much larger

@@ -162,10 +162,11 @@ def _header(name: str, size: int) -> bytes:
         info = tarfile.TarInfo(name)
         info.size, info.mode = size, 0o444
         return info.tobuf(tarfile.USTAR_FORMAT)
+    digits = b"%011o" % size
     block = bytearray(_BLANK)
     block[: len(encoded)] = encoded
-    block[124:135] = b"%011o" % size
-    block[148:155] = b"%06o\0" % sum(block)  # the checksum counts its own field as blanks
+    block[124:135] = digits
+    block[148:155] = b"%06o\0" % (_BLANK_SUM + sum(encoded) + sum(digits))  # its own field counts as blanks
     return bytes(block)
 
 
@@ -178,6 +179,7 @@ def _blank_header() -> bytes:
 
 
 _BLANK = _blank_header()
+_BLANK_SUM = sum(_BLANK) - sum(_BLANK[124:135])
 
 
 def _padded(size: int) -> int:
