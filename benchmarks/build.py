@@ -261,7 +261,7 @@ def main() -> None:
     ratios["two_workers_by_the_clock"] = clock1 / clock2
     if "covid-blues: full" in cpu:
         ratios["covid_full_time_of_none_most"] = cpu["covid-blues: full"] / cpu["covid-blues: none"]
-    ratios = {name: round(value, 2) for name, value in ratios.items()}
+    ratios = {name: round(value, 3) for name, value in ratios.items()}
     table = Table("", "CPU, s", "files/s of CPU", "by the clock, s", box=None)
     for name, (own, children, clock) in sorted(found.items()):
         count = given.files / (own + children)

@@ -54,7 +54,9 @@ def is_dark(pixels: Pixels, level: int, fraction: float) -> bool:
 
     A few rows settle it for most pictures: what is lit there is enough for the whole.
     """
-    rows = pixels[::16]
-    if lit_fraction(rows, level) * rows.size >= fraction * pixels.size:
-        return False
-    return lit_fraction(pixels, level) < fraction
+    for step in (32, 8, 1):
+        rows = pixels[::step]
+        lit = cv2.countNonZero(cv2.threshold(rows, level, 1, cv2.THRESH_BINARY)[1])
+        if lit >= fraction * pixels.size:
+            return False
+    return True

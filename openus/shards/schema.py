@@ -105,7 +105,7 @@ _before, _after = itemgetter(*_BEFORE), itemgetter(*_AFTER)
 def sample_json(row: dict[str, Any]) -> bytes:
     """The JSON member of a sample: flat, fixed field order, no nulls; labels as a JSON string, sector as four ints."""
     flat = dict(zip(_BEFORE, _before(row), strict=True))
-    flat["labels"] = _compact(dict(sorted(dict(row["labels"]).items())))
+    flat["labels"] = _compact(dict(sorted(dict(row["labels"]).items()))) if row["labels"] else "{}"
     flat.update(zip(("sector_x", "sector_y", "sector_w", "sector_h"), map(int, row["sector"]), strict=True))
     flat.update(zip(_AFTER, _after(row), strict=True))
     flat["cleaned_fraction"] = round(float(row["cleaned_fraction"]), 6)

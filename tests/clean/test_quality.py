@@ -24,8 +24,8 @@ def plainly(pixels: np.ndarray, limits: QualityLimits) -> list[str]:
     if (shown.std() if len(shown) else 0) < limits.flat:
         flags.append("flat")
     else:
-        quarter = len(pixels) // 4
-        middle = pixels[quarter : len(pixels) - quarter]
+        height, width = pixels.shape
+        middle = pixels[height // 4 : height - height // 4, width // 4 : width - width // 4]
         inside = middle > 0
         edges = cv2.Laplacian(np.ascontiguousarray(middle), cv2.CV_64F)[inside]
         spread = middle[inside].astype(float).var() if inside.any() else 0.0
