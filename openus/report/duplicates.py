@@ -46,7 +46,8 @@ def groups(facts: Facts) -> list[Group]:
     repeated = facts.rows["cluster"].duplicated(keep=False).to_numpy()
     for position in repeated.nonzero()[0].tolist():
         by_key[cluster[position]].kept.append(position)
-    place = dict(zip(facts.rows["name"], range(len(facts.rows)), strict=True))
+    names: list[str] = facts.rows["name"].tolist()
+    place = {name: at for at, name in enumerate(names)}
     for join in joins(facts):
         at = place.get(join.right)
         if at is None:
@@ -56,7 +57,7 @@ def groups(facts: Facts) -> list[Group]:
             group.kept.append(at)
         group.joins.append(join)
     found = [group for group in by_key.values() if group.size > 1]
-    return sorted(found, key=lambda group: (-group.size, facts.rows["name"].iat[group.kept[0]]))
+    return sorted(found, key=lambda group: (-group.size, names[group.kept[0]]))
 
 
 def joins(facts: Facts) -> list[Join]:
