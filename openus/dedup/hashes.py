@@ -28,9 +28,8 @@ def phash(pixels: Pixels) -> str:
     with their median (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010).
     """
     low = (_COSINES @ shrink(pixels, _SIDE, _SIDE).astype(np.float64) @ _COSINES.T).ravel()
-    middle = np.sort(low)[
-        low.size // 2 - 1
-    ]  # what lies above the lower of the middle two lies above the median
+    # What lies above the lower of the middle two lies above the median.
+    middle = np.sort(low)[low.size // 2 - 1]
     return np.packbits(low > middle).tobytes().hex()
 
 
