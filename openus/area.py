@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from functools import cache
+from typing import TYPE_CHECKING
 
-import av
 import cv2
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 
 from openus.decode.frame import Pixels
 
-# To the bit the same on every processor: FFmpeg's faster forms round differently from one to the next.
-_HOW = int(Interpolation.AREA | Interpolation.BITEXACT | Interpolation.ACCURATE_RND)
+if TYPE_CHECKING:  # FFmpeg is loaded when something is shrunk: a prediction for one picture needs none of it
+    from av import VideoFrame
+    from av.video.reformatter import VideoReformatter
+
 _LEAST = 8  # pixels of a side of the result, below which FFmpeg's filters are too coarse
 _MOST = 16  # times that a side becomes shorter, above which they are
 _LARGEST = 1 << 26  # pixels: FFmpeg refuses pictures not much larger
@@ -31,14 +33,24 @@ def shrink(pixels: Pixels, width: int, height: int) -> Pixels:
         return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     if (rows, columns) == (height, width):
         return pixels.copy()
+    from av import VideoFrame
+
     # A frame of FFmpeg's own has room behind its rows, over which the vector code reads on.
-    frame = av.VideoFrame(columns, rows, "gray")
+    frame = VideoFrame(columns, rows, "gray")
     _plane(frame)[...] = pixels
     scaler = _scalers.of((columns, rows, width, height))
-    return _plane(scaler.reformat(frame, width, height, interpolation=_HOW, threads=1)).copy()
+    return _plane(scaler.reformat(frame, width, height, interpolation=_how(), threads=1)).copy()
 
 
-def _plane(frame: av.VideoFrame) -> Pixels:
+@cache
+def _how() -> int:
+    """By area, to the bit the same on every processor: FFmpeg's faster forms round differently on each."""
+    from av.video.reformatter import Interpolation
+
+    return int(Interpolation.AREA | Interpolation.BITEXACT | Interpolation.ACCURATE_RND)
+
+
+def _plane(frame: VideoFrame) -> Pixels:
     """The pixels of a grey frame, uint8 [height, width], as a view."""
     plane = frame.planes[0]
     return np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)[:, : frame.width]
@@ -51,6 +63,8 @@ class _Scalers(threading.local):
         self._known: OrderedDict[tuple[int, ...], VideoReformatter] = OrderedDict()
 
     def of(self, sizes: tuple[int, ...]) -> VideoReformatter:
+        from av.video.reformatter import VideoReformatter
+
         scaler = self._known.pop(sizes, None) or VideoReformatter()
         self._known[sizes] = scaler
         if len(self._known) > 16:
