@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.helpers import toys
+from tests.helpers import stills
 from tests.helpers.corpus import picture
-
-SOURCE = """
-schema: 1
-slug: stills
-name: STILLS
-title: Simulated pictures
-anatomy: breast
-kind: image
-licence: {name: CC0-1.0, redistribution: pixels}
-images: ["*.jpg", "*.png"]
-"""
-CORPUS = """
-schema: 1
-name: stills
-sources: [stills]
-clean: {level: LEVEL, size: native}
-pack: {pretrain: {format: FORMAT}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +32,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("form", "level"), [("jpg", "none"), ("jpg", "sector"), ("png", "none")])
 def test_unchanged_bytes(tmp_path: Path, data: Path, form: str, level: str) -> None:
-    for folder, text in (("sources", SOURCE), ("corpora", CORPUS)):
-        (tmp_path / "manifests" / folder).mkdir(parents=True)
-        text = text.replace("FORMAT", form).replace("LEVEL", level)
-        (tmp_path / "manifests" / folder / "stills.yaml").write_text(text)
-    out = tmp_path / "out"
-    done = toys.run(
-        [sys.executable, "-m", "openus.cli", "build", str(out), "--corpus", "stills", "--workers", "0", "--quiet",
-         "--manifests", str(tmp_path / "manifests"), "--local", f"stills={data}"]
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    tar = (out / "pretrain" / "pretrain-000000.tar").read_bytes()
-    rows = pq.read_table(out / "manifest" / "pretrain-000000.parquet").to_pylist()
+    stills.build(
+        tmp_path, data, f"clean: {{level: {level}, size: native}}\npack: {{pretrain: {{format: {form}}}}}"
+    )
+    tar = (tmp_path / "out" / "pretrain" / "pretrain-000000.tar").read_bytes()
+    rows = stills.rows(tmp_path)
     stored = {row["member"]: tar[row["offset"] : row["offset"] + row["size"]] for row in rows}
     assert len(stored) == 4 and b"JANE" not in tar
     same = {name for name, kept in stored.items() if kept == (data / name).read_bytes()}

@@ -43,10 +43,14 @@ def _lanczos(pixels: Pixels, target: tuple[int, int]) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.LANCZOS))
 
 
+def lit_count(pixels: Pixels, level: int) -> int:
+    """How many pixels of uint8 [H, W] are brighter than `level`."""
+    return cv2.countNonZero(cv2.threshold(pixels, level, 1, cv2.THRESH_BINARY)[1])
+
+
 def lit_fraction(pixels: Pixels, level: int) -> float:
     """Share of the pixels of uint8 [H, W] that are brighter than `level`."""
-    lit = cv2.threshold(pixels, level, 1, cv2.THRESH_BINARY)[1]
-    return cv2.countNonZero(lit) / max(1, pixels.size)
+    return lit_count(pixels, level) / max(1, pixels.size)
 
 
 def is_dark(pixels: Pixels, level: int, fraction: float) -> bool:
@@ -54,9 +58,5 @@ def is_dark(pixels: Pixels, level: int, fraction: float) -> bool:
 
     A few rows settle it for most pictures: what is lit there is enough for the whole.
     """
-    for step in (32, 8, 1):
-        rows = pixels[::step]
-        lit = cv2.countNonZero(cv2.threshold(rows, level, 1, cv2.THRESH_BINARY)[1])
-        if lit >= fraction * pixels.size:
-            return False
-    return True
+    enough = fraction * pixels.size
+    return all(lit_count(pixels[::step], level) < enough for step in (32, 8, 1))

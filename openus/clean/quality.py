@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from openus.clean.grey import lit_count
 from openus.decode.frame import Pixels
 from openus.manifest import QualityLimits
 
@@ -27,10 +28,10 @@ def quality_flags(pixels: Pixels, limits: QualityLimits) -> list[str]:
     total = cv2.sumElems(pixels)[0]
     # The sum alone tells of most pictures that they are neither: too bright for so few, too dark for so many.
     brightest = limits.black_level * pixels.size + (255 - limits.black_level) * limits.empty * pixels.size
-    if total < brightest and _above(pixels, limits.black_level) < limits.empty * pixels.size:
+    if total < brightest and lit_count(pixels, limits.black_level) < limits.empty * pixels.size:
         flags.append("empty")
     white = limits.saturated * count
-    if total > limits.white_level * white and _above(pixels, limits.white_level - 1) > white:
+    if total > limits.white_level * white and lit_count(pixels, limits.white_level - 1) > white:
         flags.append("saturated")
     spread = _variance(pixels, total, count)
     if spread < limits.flat**2:
@@ -48,10 +49,6 @@ def quality_flags(pixels: Pixels, limits: QualityLimits) -> list[str]:
     if min(pixels.shape) < limits.tiny:
         flags.append("tiny")
     return flags
-
-
-def _above(pixels: Pixels, level: int) -> int:
-    return cv2.countNonZero(cv2.threshold(pixels, level, 1, cv2.THRESH_BINARY)[1])
 
 
 def _variance(values: NDArray[Any], total: float, count: int) -> float:

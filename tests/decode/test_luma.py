@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 from PIL import Image
@@ -17,7 +15,7 @@ from openus.area import shrink
 from openus.clean import to_grey
 from openus.decode import Frame, decode_image, open_media
 from openus.dedup.hashes import pixel_sha256
-from tests.helpers import toys
+from tests.helpers import stills
 
 
 def coloured(height: int = 120, width: int = 163) -> np.ndarray:
@@ -76,35 +74,14 @@ def test_turned_and_other_pictures() -> None:
     assert frame(cmyk.getvalue(), grey=True).pixels.shape == (120, 163, 3)
 
 
-SOURCE = """
-schema: 1
-slug: stills
-name: STILLS
-title: Simulated pictures
-anatomy: breast
-kind: image
-licence: {name: CC0-1.0, redistribution: pixels}
-images: ["*.jpg"]
-"""
-
-
 @pytest.mark.parametrize("level", ["none", "sector"])
 def test_a_build_looks_at_colours_only_to_clean(tmp_path: Path, level: str) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "a.jpg").write_bytes(jpeg(coloured()))
-    corpus = f"schema: 1\nname: stills\nsources: [stills]\nclean: {{level: {level}, size: 64}}\n"
-    for folder, text in (("sources", SOURCE), ("corpora", corpus)):
-        (tmp_path / "manifests" / folder).mkdir(parents=True)
-        (tmp_path / "manifests" / folder / "stills.yaml").write_text(text)
-    done = toys.run(
-        [sys.executable, "-W", "always::ResourceWarning", "-m", "openus.cli", "build", str(tmp_path / "out"),
-         "--corpus", "stills", "--workers", "0", "--quiet", "--manifests", str(tmp_path / "manifests"),
-         "--local", f"stills={data}"]
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = stills.build(tmp_path, data, f"clean: {{level: {level}, size: 64}}")
     assert f"{data}/a.jpg" not in done.stderr  # it was closed, not left to the collector
-    (row,) = pq.read_table(tmp_path / "out" / "manifest" / "pretrain-000000.parquet").to_pylist()
+    (row,) = stills.rows(tmp_path)
     if level == "none":
         luma = simplejpeg.decode_jpeg((data / "a.jpg").read_bytes(), colorspace="GRAY")[..., 0]
         assert row["pixel_sha256"] == pixel_sha256(shrink(luma, 87, 64)) and row["flags"] == ""
