@@ -1,9 +1,9 @@
 """Shapes fitted to the outline of a sector by consensus: what most points of a side agree on.
 
 The outline is read as four profiles (first and last lit pixel of each row and column). A side is the line that
-most of its points lie on within a pixel; of lines with like support the outermost. This is the consensus idea
-of M. A. Fischler and R. C. Bolles, "Random sample consensus", CACM 24 (1981) 381, over all pairs of a fixed
-few points instead of random ones, so that the result never varies.
+most of its points lie on within a pixel, those beyond it counted against it; of lines with like support the
+outermost. This is the consensus idea of M. A. Fischler and R. C. Bolles, "Random sample consensus", CACM 24 (1981)
+381, over all pairs of a fixed few points instead of random ones, so that the result never varies.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ SectorKind = Literal["convex", "linear", "phased", "trapezoid", "other", "full"]
 
 _SAMPLED = 24  # points of a side whose pairs propose lines
 _NEAR = 1.25  # pixels from a line to count for it
+_CLEAR = 3.0  # pixels beyond a line to count against it
 _CENTRES = (
     0.0,
     -0.3,
@@ -65,7 +66,7 @@ class Rim:
 
 
 def side(rows: Floats, ends: Floats, outward: int) -> tuple[Floats, float] | None:
-    """The line x = a + b y that most of the points (ends, rows) lie on, and the share of the points that do.
+    """The line x = a + b y that most of the points (ends, rows) lie on, and few beyond; the share that lie on it.
 
     outward: -1 for a left side, 1 for a right one.
 
@@ -83,12 +84,15 @@ def side(rows: Floats, ends: Floats, outward: int) -> tuple[Floats, float] | Non
         return None
     slope = slope[usable]
     start = ends[i][usable] - slope * rows[i][usable]
-    gap = np.abs(ends[None, :] - start[:, None] - slope[:, None] * rows[None, :])
-    votes = np.count_nonzero(gap < _NEAR, axis=1)
-    good = np.flatnonzero(votes >= 0.95 * votes.max())
+    beyond = outward * (ends[None, :] - start[:, None] - slope[:, None] * rows[None, :])
+    near = np.abs(beyond) < _NEAR
+    votes = np.count_nonzero(near, axis=1)
+    # The edge of a shadow may be as straight, but has tissue beyond it.
+    score = votes - np.count_nonzero(beyond > _CLEAR, axis=1)
+    good = np.flatnonzero(score >= score.max() - 0.05 * votes.max())
     middle = rows.mean()
     best = good[np.argmax(outward * (start[good] + slope[good] * middle))]
-    agree = gap[best] < _NEAR
+    agree = near[best]
     b, a = np.polyfit(rows[agree], ends[agree], 1)
     y = np.array([rows[agree].min(), rows[agree].max()])
     return np.stack([a + b * y, y], axis=1).astype(np.float32), float(votes[best]) / len(rows)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from openus import area
 from openus.clean.fit import Rim, SectorKind, fit_fan, fit_rectangle
-from openus.clean.shapes import Box, Floats, clip_box, inside_fraction
+from openus.clean.shapes import Box, Floats, clip_box, cut, inside_fraction
 from openus.decode.frame import Pixels
 
 Labels = NDArray[np.int32]
@@ -104,6 +104,8 @@ def find_sector(peak: Pixels, frames: int = 1, small: tuple[Pixels, int] | None 
         outline = cv2.convexHull(np.concatenate(outlines))[:, 0]
     if inside_fraction(outline, work.shape) > _NEARLY_ALL:
         return whole(height, width, len(parts))
+    # Sides that go on beyond the picture are cut there: their ends moved into it, they would lean the other way.
+    outline = cut(cut(outline, size[0] - 1, -1)[:, ::-1], size[1] - 1, -1)[:, ::-1]
     full = np.asarray((outline + 0.5) * factor - 0.5, np.float32)
     # What ends with the work picture ends with the frame, whose last few pixels the former leaves out.
     full[outline[:, 0] > size[0] - 1.5, 0] = width - 1

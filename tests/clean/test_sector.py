@@ -96,6 +96,21 @@ def test_the_edge_of_a_shadow_is_no_side_of_a_fan() -> None:
     assert ((shaded > 20) & ~kept).sum() <= 0.002 * (shaded > 20).sum()
 
 
+def test_a_side_that_leaves_the_frame_early_does_not_lean_inwards() -> None:
+    canvas = np.zeros((350, 350), np.uint8)
+    fan = np.concatenate([arc((175, -120), 120, 0.6, -0.6), arc((175, -120), 440, -0.6, 0.6)])
+    cv2.fillPoly(canvas, [np.rint(fan).astype(np.int32)], 1)
+    speckle = np.random.default_rng(4).integers(60, 200, canvas.shape).astype(np.uint8)
+    pixels = canvas * speckle
+    pixels[140:, 300:] = 0  # no contact there: few rows reach the frame's right edge
+    found = find_sector(pixels)
+    x, y, w, h = found.box
+    kept = np.zeros(pixels.shape, bool)
+    kept[y : y + h, x : x + w] = found.mask() > 0
+    assert found.kind == "convex"
+    assert ((pixels > 20) & ~kept).sum() <= 0.002 * (pixels > 20).sum()
+
+
 @pytest.mark.parametrize(
     "pixels",
     [np.zeros((200, 300), np.uint8), np.full((200, 300), 128, np.uint8), np.zeros((8, 8), np.uint8),
@@ -212,6 +227,13 @@ def test_a_line_is_what_most_points_agree_on() -> None:
     assert share == pytest.approx(0.65, abs=0.02)
     assert np.allclose((line[1] - line[0])[0] / (line[1] - line[0])[1], -0.5, atol=0.01)
     assert level(np.array([5, 5, 5, 6, 80, 81], np.float32), 1)[0] in (5.0, 6.0)
+
+
+def test_points_beyond_a_line_count_against_it() -> None:
+    rows = np.arange(100, dtype=np.float32)
+    ends = np.where(rows < 40, 300 + 0.6 * rows, 250).astype(np.float32)  # below the side, the edge of a shadow
+    found = side(rows, ends, 1)
+    assert found is not None and found[1] == pytest.approx(0.4, abs=0.02)
 
 
 def test_plane_geometry() -> None:
