@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from openus.clean.calipers import find_calipers
 from openus.clean.evidence import Evidence, gather
-from openus.clean.marks import find_calipers
 from openus.clean.quality import panel_seam
 from openus.clean.regions import around, tissue_regions
 from openus.clean.sector import Sector, find_sector, shrink, whole

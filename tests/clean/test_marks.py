@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from openus.clean import Cleaned, Refused, clean_frame
+from openus.clean.calipers import find_calipers
 from openus.clean.fill import fill
-from openus.clean.marks import coloured, find_calipers
+from openus.clean.marks import coloured
 from openus.clean.pipeline import clean_frames
 from openus.clean.quality import quality_flags
 from openus.clean.text import find_text, may_hold_text, text_mask
@@ -127,6 +128,51 @@ def test_a_number_beside_a_caliper_hides_neither() -> None:
     cv2.putText(marked, "3", (81, 118), cv2.FONT_HERSHEY_SIMPLEX, 0.3, 255, 1)
     ink = marked != tissue
     assert (find_calipers(marked)[ink] > 0).mean() > 0.8
+
+
+def coarse_speckle(seed: int) -> np.ndarray:
+    """Bright, coarse and stretched, as older scanners show it: full of blobs that look a little like crosses."""
+    noise = np.random.default_rng(seed).rayleigh(1.0, (360, 320)).astype(np.float32)
+    soft = cv2.GaussianBlur(noise, (0, 0), 2.0, sigmaY=1.2)
+    return np.clip(120 + 45 * (soft - soft.mean()) / soft.std(), 0, 255).astype(np.uint8)
+
+
+def test_speckle_is_no_caliper() -> None:
+    shares = [np.mean(find_calipers(coarse_speckle(seed)) > 0) for seed in range(6)]
+    assert np.mean(shares) <= 0.001
+
+
+def test_crosses_of_wedges_and_capped_crosses() -> None:
+    tissue = coarse_speckle(1) // 2
+    marked = tissue.copy()
+    for x, y in ((60, 70), (200, 90)):  # four wedges round a dark middle
+        cv2.rectangle(marked, (x - 6, y - 6), (x + 6, y + 6), 40, -1)
+        for dx, dy in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+            ends = [
+                (x + 5 * dx + dy, y + 5 * dy + dx),
+                (x + 5 * dx - dy, y + 5 * dy - dx),
+                (x + 2 * dx, y + 2 * dy),
+            ]
+            cv2.fillPoly(marked, [np.array(ends, np.int32)], 235)
+    for x, y in ((90, 240), (250, 280)):  # an oblique cross with a bar across each arm
+        cv2.rectangle(marked, (x - 5, y - 5), (x + 5, y + 5), 50, -1)
+        for dx, dy in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+            cv2.line(marked, (x, y), (x + 3 * dx, y + 3 * dy), 250, 1)
+            cv2.line(marked, (x + 4 * dx, y + 2 * dy), (x + 2 * dx, y + 4 * dy), 250, 1)
+    ink = (marked != tissue) & (marked > 190)
+    found = find_calipers(cv2.GaussianBlur(marked, (0, 0), 0.6))
+    assert (found[ink] > 0).mean() > 0.9
+    assert (found > 0).mean() < 0.02
+
+
+def test_a_caliper_on_a_bright_interface() -> None:
+    marked = view(draw_patient(1, 2, None, "linear"), 0, size=300, margin=0).pixels // 3
+    marked[121:124, 70:88] = 190  # below an arm, and a number above
+    before = marked.copy()
+    cv2.drawMarker(marked, (90, 119), 250, cv2.MARKER_CROSS, 13, 1)
+    cv2.putText(marked, "2", (80, 117), cv2.FONT_HERSHEY_SIMPLEX, 0.3, 250, 1)
+    ink = marked != before
+    assert (find_calipers(marked)[ink] > 0).mean() > 0.75
 
 
 def test_the_cursor_behind_the_last_letter_goes_too() -> None:

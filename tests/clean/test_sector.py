@@ -231,7 +231,9 @@ def test_a_line_is_what_most_points_agree_on() -> None:
 
 def test_points_beyond_a_line_count_against_it() -> None:
     rows = np.arange(100, dtype=np.float32)
-    ends = np.where(rows < 40, 300 + 0.6 * rows, 250).astype(np.float32)  # below the side, the edge of a shadow
+    ends = np.where(rows < 40, 300 + 0.6 * rows, 250).astype(
+        np.float32
+    )  # below the side, the edge of a shadow
     found = side(rows, ends, 1)
     assert found is not None and found[1] == pytest.approx(0.4, abs=0.02)
 
