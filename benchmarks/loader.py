@@ -195,6 +195,14 @@ def report(found: dict[str, Pipeline], workers: int) -> None:
         "ratios": ratios,
         "goals": GOALS,
         "holds": holds,
+        "pipelines": {
+            name: {
+                "images_per_second": round(statistics.median(pipeline.rate)),
+                "per_second_of_CPU": round(statistics.median(pipeline.per_cpu)),
+                "MB_per_worker": round(pipeline.pss),
+            }
+            for name, pipeline in found.items()
+        },
     }
     print(json.dumps(line))
 

@@ -29,7 +29,7 @@ from openus.shards.writer import write_bytes
 SHEET = "audit.png"
 _SHOWN = 48  # pictures on the sheet
 _LISTED = 200  # findings of a kind that are listed one by one; all are counted
-_COLUMNS = ["key", "shard", "offset", "size", "source", "member", "patient", "labels"]
+_COLUMNS = ["key", "shard", "offset", "size", "source", "member", "clip", "patient", "labels"]
 
 _PATHS = {
     "date": re.compile(r"(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])(?!\d)"),
@@ -45,13 +45,15 @@ _ATTRIBUTES = re.compile(
 @dataclass
 class Audit:
     """What was looked at and found. Lists hold at most `_LISTED` entries; `counts` counts all findings.
-    `of` names the shards that were looked at (`sets_digest`)."""
+    `of` names the shards that were looked at (`sets_digest`); `sources` tells of how many pictures of each source that
+    were searched hold text."""
 
     openus: str = __version__
     of: str = ""
     seed: int = 0
     samples: int = 0
     searched: int = 0
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     text: list[dict[str, Any]] = field(default_factory=list)
     attributes: list[dict[str, str]] = field(default_factory=list)
@@ -61,7 +63,7 @@ class Audit:
 def audit(
     root: Path, *, sample: int = 300, seed: int = 0
 ) -> tuple[Audit, list[tuple[str, Pixels, list[Box]]]]:
-    """Look at every row, and search `sample` seeded pictures for text.
+    """Look at every row, and search `sample` seeded pictures for text, as many of each source.
 
     Returns:
         the findings, and (key, uint8 [H, W], boxes) of the pictures that still hold text.
@@ -76,13 +78,16 @@ def audit(
     counts: Counter[str] = Counter()
     for row in rows:
         _look_at_row(row, found, counts)
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:sample]
+    chosen = _choose(rows, sample, seed)
     pictures = []
     for row in (rows[i] for i in sorted(chosen)):
         pixels = _picture(root, row)
         boxes = find_text(pixels) if may_hold_text(pixels) else []
+        tally = found.sources.setdefault(row["source"], {"searched": 0, "text": 0})
+        tally["searched"] += 1
         if boxes:
             counts["text"] += 1
+            tally["text"] += 1
             pictures.append((row["key"], pixels, boxes))
             if len(found.text) < _LISTED:
                 found.text.append(
@@ -112,6 +117,9 @@ def audit_corpus(root: Path, *, sample: int, seed: int, quiet: bool, as_json: bo
         markup=False,
     )
     say(f"  text left in   {found.counts.get('text', 0):,} pictures" + (f", see {sheet}" if pictures else ""))
+    for source, tally in sorted(found.sources.items(), key=lambda item: (-item[1]["text"], item[0])):
+        if tally["text"] and not quiet:
+            say(f"    {source}: {tally['text']:,} of {tally['searched']:,}", markup=False)
     for kind, entries in (("attributes", found.attributes), ("paths", found.paths)):
         say(
             f"  suspicious {kind}: {sum(n for k, n in found.counts.items() if k.startswith(kind)):,}",
@@ -133,6 +141,22 @@ def _rows(root: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
             table = read_parquet(root / "manifest" / shard["manifest"], _COLUMNS)
             rows += [row | {"set": name} for row in table.to_pylist()]
     return rows
+
+
+def _choose(rows: list[dict[str, Any]], sample: int, seed: int) -> list[int]:
+    """Places of `sample` rows: sources take turns, so that a large one hides no small one, and their clips, too."""
+    seen: Counter[tuple[str, str]] = Counter()
+    turns: dict[str, list[tuple[int, int]]] = {}
+    for place in map(int, np.random.default_rng(seed).permutation(len(rows))):
+        source, clip = rows[place]["source"], rows[place]["clip"]
+        turns.setdefault(source, []).append((seen[source, clip] if clip else 0, place))
+        seen[source, clip] += 1
+    order = sorted(
+        (turn, source, place)
+        for source, places in turns.items()
+        for turn, (_, place) in enumerate(sorted(places, key=lambda item: item[0]))
+    )
+    return [place for _, _, place in order[:sample]]
 
 
 def _look_at_row(row: dict[str, Any], found: Audit, counts: Counter[str]) -> None:

@@ -12,7 +12,7 @@ import cv2
 import pyarrow.parquet as pq
 import pytest
 
-from openus.audit import _ATTRIBUTES, _PATHS
+from openus.audit import _ATTRIBUTES, _PATHS, _choose
 from openus.shards.verify import verify
 from tests.helpers import toys
 from tests.helpers.corpus import make_corpus
@@ -71,7 +71,7 @@ def test_cleaning_is_what_the_audit_no_longer_finds(home: Path, tmp_path: Path) 
         assert told.returncode == 0, told.stderr
         found = json.loads(told.stdout)
         assert json.loads((out / "corpus.json").read_text())["audit"] == found
-        assert found["searched"] == found["samples"] == 4
+        assert found["searched"] == found["samples"] == found["sources"]["screens"]["searched"] == 4
         assert found["counts"]["paths-date"] == 1 and found["paths"][0]["member"] == "scan_20210314.png"
         assert found["counts"]["attributes-label patient-name"] == 4
         assert (out / "audit.png").exists() == bool(found["text"])
@@ -81,6 +81,17 @@ def test_cleaning_is_what_the_audit_no_longer_finds(home: Path, tmp_path: Path) 
     rows = pq.read_table(tmp_path / "full" / "manifest" / "pretrain-000000.parquet").to_pylist()
     assert all(row["text_boxes"] >= 1 and "sector-linear" in row["flags"] for row in rows)
     assert all(row["sector"][2] < row["source_width"] for row in rows)
+
+
+def test_a_large_source_of_long_clips_hides_no_small_one() -> None:
+    rows = [{"source": "cine", "clip": f"clip-{n // 500}"} for n in range(10_000)]
+    rows += [{"source": "stills", "clip": ""} for _ in range(30)]
+    chosen = _choose(rows, 40, seed=1)
+    assert len(set(chosen)) == 40
+    assert sum(rows[i]["source"] == "stills" for i in chosen) == 20
+    assert len({rows[i]["clip"] for i in chosen if rows[i]["source"] == "cine"}) == 20
+    assert _choose(rows, 40, seed=1) == chosen != _choose(rows, 40, seed=2)
+    assert sorted(_choose(rows[:5], 40, seed=0)) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("text", ["most", "screens=", "=full", "screens=most"])

@@ -14,9 +14,11 @@ from openus.clean.quality import panel_seam
 from openus.clean.regions import around, tissue_regions
 from openus.clean.sector import Sector, find_sector, shrink, whole
 from openus.clean.shapes import Box
-from openus.clean.text import find_text, may_hold_text, text_mask
+from openus.clean.text import find_text, letters_on_black, may_hold_text, text_mask
 from openus.decode.frame import Pixels
 from openus.manifest import CleanSettings
+
+_MANY = 8  # frames that tell what is burned in from tissue that happens to rest
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ def _with_marks(plan: Plan, evidence: Evidence) -> Plan:
         still[outside] = mean[outside] = int(np.median(mean[~outside]))
     boxes = find_text(mean) if may_hold_text(still) else []
     marked = cv2.bitwise_or(text_mask(mean, boxes), find_calipers(still))
+    if evidence.frames >= _MANY:
+        letters = letters_on_black(evidence.still, evidence.peak)
+        marked = cv2.bitwise_or(marked, np.ascontiguousarray(_crop(letters, plan.sector.box)))
     if plan.inside is not None:
         marked = cv2.bitwise_and(marked, plan.inside)
     some = np.asarray(marked, np.uint8) if cv2.countNonZero(marked) else None

@@ -19,6 +19,9 @@ _CONTRAST = 35  # grey levels of a stroke above what the opening leaves
 _TALLEST = 0.2  # of the picture's short side: not even two lines of lettering taken for one are higher
 _BAR = 12  # grey levels of a cursor's bar above what stands two pixels beside it
 _FEW = 12  # pixels of stroke; one letter has more
+_STILL = 140  # grey level that a letter keeps in all frames of a clip
+_BLACK = 50  # grey level that nothing beside a letter on black ever reaches
+_LETTER = 0.08  # of the picture's short side: a letter is not larger
 
 
 def strokes(pixels: Pixels) -> Pixels:
@@ -87,6 +90,26 @@ def _detector() -> Any:
     )
 
 
+def letters_on_black(still: Pixels, peak: Pixels) -> Pixels:
+    """uint8 [H, W], 255 on what stays white in all frames of a clip where nothing else ever shines.
+
+    The detector passes over letters of which the frame holds but a part; tissue neither is so still nor so alone.
+    """
+    ink = cv2.bitwise_and(strokes(still), cv2.threshold(still, _STILL - 1, 255, cv2.THRESH_BINARY)[1])
+    mask = np.zeros_like(still)
+    if cv2.countNonZero(ink) == 0:
+        return mask
+    wide = np.asarray(cv2.dilate(ink, np.ones((5, 5), np.uint8)), np.uint8)
+    for x, y, w, h, _ in cv2.connectedComponentsWithStats(wide, connectivity=8)[2][1:].tolist():
+        if max(w, h) > _LETTER * min(still.shape) + 4:
+            continue
+        near = np.s_[max(0, y - 4) : y + h + 4, max(0, x - 4) : x + w + 4]
+        beside = peak[near][wide[near] == 0]
+        if beside.size and np.quantile(beside, 0.8) < _BLACK:
+            mask[y : y + h, x : x + w] |= wide[y : y + h, x : x + w]
+    return mask
+
+
 def text_mask(pixels: Pixels, boxes: list[Box]) -> Pixels:
     """uint8 [H, W], 255 on the letters in `boxes` and the pixel or two round them that their edge shades.
 
@@ -106,9 +129,10 @@ def text_mask(pixels: Pixels, boxes: list[Box]) -> Pixels:
 
 
 def _add_cursor(mask: Pixels, pixels: Pixels, box: Box) -> None:
-    """Mask upright bars of one or two pixels' width, about as high as the letters, close to the right of them."""
+    """Mask upright bars of one or two pixels' width, about as high as the letters, within two letters to the right of
+    them, with the serifs that some have."""
     x, y, w, h = box
-    x0, x1 = max(2, x + w - h // 2), min(pixels.shape[1] - 2, x + w + h)
+    x0, x1 = max(2, x + w - h // 2), min(pixels.shape[1] - 2, x + w + 2 * h)
     if x1 <= x0 or h < 6:
         return
     top = max(0, y - h // 2)
@@ -120,8 +144,11 @@ def _add_cursor(mask: Pixels, pixels: Pixels, box: Box) -> None:
         runs = edges.reshape(-1, 2)
         start, stop = runs[np.argmax(runs[:, 1] - runs[:, 0])] if len(runs) else (0, 0)
         if stop - start >= 0.6 * h:
-            at = x0 + column
-            mask[max(0, top + start - 2) : top + stop + 2, max(0, at - 2) : at + 3] = 255
+            at, serif = x0 + column, max(2, h // 4)
+            first, last = max(0, top + start - 2), top + stop + 2
+            mask[first:last, max(0, at - 2) : at + 3] = 255
+            for rows_of_serif in (slice(first, first + 4), slice(last - 4, last)):
+                mask[rows_of_serif, max(0, at - serif) : at + serif + 1] = 255
 
 
 def _letters(region: Pixels, surround: Pixels) -> Pixels:

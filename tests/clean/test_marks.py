@@ -12,7 +12,7 @@ from openus.clean.fill import fill
 from openus.clean.marks import coloured
 from openus.clean.pipeline import clean_frames
 from openus.clean.quality import quality_flags
-from openus.clean.text import find_text, may_hold_text, text_mask
+from openus.clean.text import find_text, letters_on_black, may_hold_text, text_mask
 from openus.decode.frame import Frame
 from openus.demo.phantom import PROBES, draw_patient, view
 from openus.manifest import CleanSettings, QualityLimits
@@ -87,6 +87,28 @@ def test_a_label_of_a_clip_is_found_once_and_masked_in_every_frame() -> None:
         still = np.abs(outcome.pixels.astype(int) - frame.pixels)[ink > 200]
         bright = frame.pixels[ink > 200] > bare[ink > 200].astype(int) + 60
         assert np.mean(still[bright] > 20) > 0.9
+
+
+def test_half_a_letter_on_black_is_masked_in_a_clip_and_a_bright_line_is_not() -> None:
+    rng = np.random.default_rng(5)
+    frames = []
+    for index in range(10):
+        pixels = rng.integers(20, 180, (300, 320)).astype(np.uint8)
+        pixels[200:, :120] = 4  # the dark beside the tissue
+        cv2.putText(pixels, "R2", (-12, 250), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 250, 2, cv2.LINE_AA)
+        cv2.line(pixels, (180, 90), (194, 92), 240, 2)  # an interface that rests
+        frames.append(Frame(pixels, index))
+    first = frames[0].pixels
+    peak = np.maximum.reduce([frame.pixels for frame in frames])
+    still = np.minimum.reduce([frame.pixels for frame in frames])
+    mask = letters_on_black(still, peak)
+    letter = np.zeros(first.shape, bool)
+    letter[220:260, :40] = first[220:260, :40] > 140
+    assert letter.sum() > 40 and (mask[letter] == 255).all()
+    assert not mask[:190].any() and (mask > 0).mean() < 0.01
+    outcomes = [outcome for _, outcome in clean_frames(frames, FULL)]
+    assert all(isinstance(o, Cleaned) and (o.pixels[letter] < 60).all() for o in outcomes)
+    assert not letters_on_black(np.full((40, 40), 200, np.uint8), np.full((40, 40), 200, np.uint8)).any()
 
 
 def test_detector_only_where_the_cheap_test_finds_strokes() -> None:
@@ -185,6 +207,11 @@ def test_the_cursor_behind_the_last_letter_goes_too() -> None:
     mask = text_mask(written, [(58, 86, 84, 18)])
     assert (mask[88:103, 146] == 255).all()
     assert not mask[:, 152:].any()
+    for ends in (((160, 86), (160, 104)), ((157, 86), (163, 86)), ((157, 104), (163, 104))):
+        cv2.line(written, *ends, 190, 1)  # a cursor with serifs, a letter further on
+    mask = text_mask(written, [(58, 86, 84, 18)])
+    assert (mask[86:105, 160] == 255).all() and (mask[86, 157:164] == 255).all()
+    assert not mask[:, 168:].any()
 
 
 def test_lines_of_text_are_not_each_others_surround() -> None:
