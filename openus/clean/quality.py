@@ -13,6 +13,9 @@ from openus.decode.frame import Pixels
 from openus.manifest import QualityLimits
 
 _SEAM = 12  # grey levels from one side of a seam to the other
+_SAME_TISSUE = (
+    0.3  # correlation of its two sides; 0.2 at most between real pictures, 0.4 and more beside a line
+)
 
 
 def quality_flags(pixels: Pixels, limits: QualityLimits) -> list[str]:
@@ -73,4 +76,16 @@ def panel_seam(work: Pixels) -> bool:
     jump = np.median(jumps, axis=0)
     at = start + int(jump[start:stop].argmax())
     around = np.concatenate([jump[max(0, at - 14) : max(0, at - 2)], jump[at + 3 : at + 15]])
-    return bool(jump[at] > _SEAM and jump[at] > 4 * max(1.0, float(np.median(around))))
+    seam = jump[at] > _SEAM and jump[at] > 4 * max(1.0, float(np.median(around)))
+    return bool(seam and _alike(work, at + 1) < _SAME_TISSUE)
+
+
+def _alike(work: Pixels, column: int) -> float:
+    """Correlation of the texture four columns left and right of one: tissue goes on behind a bright scan line."""
+    left, right = (
+        np.asarray(work[:, column + shift - 1 : column + shift + 2].mean(axis=1), np.float32)
+        for shift in (-4, 4)
+    )
+    left, right = (side - cv2.blur(side[:, None], (1, 31))[:, 0] for side in (left, right))
+    spread = float(left.std() * right.std())
+    return float((left * right).mean() - left.mean() * right.mean()) / spread if spread > 0 else 0.0

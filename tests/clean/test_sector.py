@@ -214,6 +214,10 @@ def test_two_panels_are_recorded() -> None:
     assert isinstance(seam, Cleaned) and "panels-2" in seam.flags
     alone = clean_frame(left, SECTOR)
     assert isinstance(alone, Cleaned) and "panels-2" not in alone.flags
+    struck = cv2.GaussianBlur(left, (0, 0), 4, sigmaY=0.5)  # as wide as the speckle of older probes
+    struck[:, width // 2 : width // 2 + 2] = np.maximum(struck[:, width // 2 : width // 2 + 2], 200)
+    lined = clean_frame(struck, SECTOR)  # a scan line of interference
+    assert isinstance(lined, Cleaned) and "panels-2" not in lined.flags
 
 
 def test_a_line_is_what_most_points_agree_on() -> None:
