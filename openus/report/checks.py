@@ -57,7 +57,9 @@ def _held_out(bad: list[Trouble]) -> Iterator[Check]:
 def _audit(facts: Facts) -> Iterator[Check]:
     audit: Any = facts.summary.get("audit")
     if audit is None:
-        yield Check("look", "", "no audit of residual text and names is recorded in corpus.json")
+        yield Check(
+            "look", "", "nobody looked for text and names left in it: run openus audit, then openus report again"
+        )
         return
     said = ", ".join(f"{kind} {count:,}" for kind, count in sorted(audit["counts"].items()))
     if said:
