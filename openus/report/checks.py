@@ -58,7 +58,9 @@ def _audit(facts: Facts) -> Iterator[Check]:
     audit: Any = facts.summary.get("audit")
     if audit is None:
         yield Check(
-            "look", "", "nobody looked for text and names left in it: run openus audit, then openus report again"
+            "look",
+            "",
+            "nobody looked for text and names left in it: run openus audit, then openus report again",
         )
         return
     said = ", ".join(f"{kind} {count:,}" for kind, count in sorted(audit["counts"].items()))
