@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from openus.archives import Tree  # noqa: E402
 from openus.clean import Cleaned, clean_frame, clean_frames, resize_short_side, to_grey  # noqa: E402
+from openus.clean.quality import quality_flags  # noqa: E402
 from openus.clean.sector import find_sector  # noqa: E402
 from openus.codecs import encode  # noqa: E402
 from openus.decode import open_media  # noqa: E402
@@ -173,12 +174,18 @@ def _cleaned(tree: Tree, path: str, settings: CleanSettings) -> int:
     assert settings.level in LEVELS
     with tree.open(path) as file:
         media = open_media(file, path)
-        return sum(1 for _ in _encoded(clean_frames(media.frames(), settings, media.meta)))
+        return sum(1 for _ in _stored(clean_frames(media.frames(), settings, media.meta), settings))
 
 
-def _encoded(outcomes: Iterator[tuple[object, object]]) -> Iterator[bytes | None]:
+def _stored(
+    outcomes: Iterator[tuple[object, object]], settings: CleanSettings
+) -> Iterator[tuple[bytes, list[str]] | None]:
+    """What is stored of each frame: its bytes and the flags of its quality."""
     for _, outcome in outcomes:
-        yield encode(outcome.pixels, Encoding()) if isinstance(outcome, Cleaned) else None
+        if isinstance(outcome, Cleaned):
+            yield encode(outcome.pixels, Encoding()), quality_flags(outcome.pixels, settings.quality)
+        else:
+            yield None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ is done, and one made by other settings or other code is never mistaken for it.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -37,15 +36,15 @@ from openus.clean import Cleaned, Refused, clean_frames
 from openus.clean.before import Before
 from openus.codecs import encode
 from openus.decode import open_media
-from openus.decode.frame import Frame, Media, Pixels
+from openus.decode.frame import Frame, FrameKind, Media, Pixels
 from openus.decode.original import original
-from openus.dedup.hashes import phash, pixel_sha256
 from openus.engine.watch import REASONS, Watch, scratch
 from openus.errors import ArchiveError, DecodeError, OpenUSError
 from openus.heap import keep_freed_memory
 from openus.manifest import Encoding
+from openus.rows import AT_ONCE, Picture, rows_of
 from openus.select import Selected
-from openus.shards.schema import QUALITY, REJECTED, VERBATIM
+from openus.shards.schema import REJECTED
 from openus.sources import mask_of, transform_of
 from openus.stack import StackedClip, open_clip
 from openus.tables import Tables
@@ -102,6 +101,8 @@ class _Maker:
         self.rows: list[dict[str, Any]] = []
         self.rejected: list[dict[str, Any]] = []
         self.tally = Tally()
+        self.bare: list[Picture] = []  # stored, and without a row as yet
+        self.waiting = 0  # bytes of their pixels
         self.pending: set[int] = set()
         self.culprits = spec.culprits.known()
         self.watch = Watch(spec.culprits.note, spec.seconds)
@@ -117,6 +118,10 @@ class _Maker:
             self._read()
         finally:
             self.watch.close()
+        self.describe()
+        self.tally.kept = len(self.rows)
+        for row in self.rows:
+            row["before"] = self.before.kept.get(row["key"], b"")
         # Members come in the order of the archive; rows are kept in the order of their names.
         self.rows.sort(key=lambda row: (row["member"], row["index"]))
         self.rejected.sort(key=lambda row: (row["member"], row["index"], row["stage"]))
@@ -137,6 +142,7 @@ class _Maker:
                     self.watch.begin(selected.member)
                     self.one(member, selected)
                     self.watch.done()
+                    self.describe(AT_ONCE)  # here, where no file is to blame
         except ArchiveError as error:
             for path in known.keys() - seen:
                 for selected in known[path]:
@@ -157,12 +163,8 @@ class _Maker:
             return
         except (OpenUSError, OSError, MemoryError):
             raise  # of this machine (a full disk), and no fault of the file
-        except Exception as error:  # a defect of ours must not cost a long build either
-            what = f"unexpected {type(error).__name__}: {error}"
-            log.warning(
-                "%s: %s: %s; please report it", self.spec.source, selected.member, what, exc_info=True
-            )
-            self.broke_off(selected.member, before, "defect", what)
+        except Exception as error:
+            self.broke_off(selected.member, before, "defect", self._defect(selected.member, error))
             return
         taken = self.tally.decoded - before
         announced = max(taken, media.count or 0)
@@ -177,10 +179,9 @@ class _Maker:
             if isinstance(outcome, Refused):
                 self.reject(selected.member, frame.index, "clean", outcome.reason, outcome.detail)
             else:
-                self.rows.append(self.row(frame, outcome, selected, media.kind))
-                self.before.offer(self.rows[-1], frame.pixels)
-                self.pending.discard(frame.index)
-                self.tally.kept += 1
+                self.describe(AT_ONCE)
+                self.store(frame, outcome, selected, media.kind)
+            self.pending.discard(frame.index)
 
     def broke_off(self, member: str, before: int, reason: str, detail: str) -> None:
         """A file failed, perhaps after some frames; `before` is the count of decoded frames when it began."""
@@ -215,52 +216,52 @@ class _Maker:
                 continue
             pixels = self.transform(frame.pixels, selected.member, frame.index)
             if pixels is None:
+                self.pending.discard(frame.index)
                 detail = "left out by the source's own rule"
                 self.reject(selected.member, frame.index, "clean", "source-rule", detail)
             else:
                 yield Frame(pixels, frame.index)
 
-    def row(self, frame: Frame, cleaned: Cleaned, selected: Selected, kind: str) -> dict[str, Any]:
+    def store(self, frame: Frame, cleaned: Cleaned, selected: Selected, kind: FrameKind) -> None:
+        """Encode a picture and write it, and its mask where it has one; its row comes later."""
         spec = self.spec
         own = _unchanged(frame, cleaned, spec.encoding)
         data = own or encode(cleaned.pixels, spec.encoding)
-        flags = sorted({*cleaned.flags, *([VERBATIM] if own and own == frame.file else [])})
-        at, length = self.put(data)
-        mask_at, mask_length = 0, 0
+        at, mask = self.put(data), (0, 0)
         if spec.masks and (selected.mask or self.draw):
-            mask_at, mask_length = self.mask(selected, cleaned, frame.pixels.shape[:2])
-        height, width = cleaned.pixels.shape
-        return {
-            "key": sample_key(spec.source, selected.member, frame.index),
-            "set": spec.set,
-            "source": spec.source,
-            "anatomy": spec.anatomy,
-            "kind": kind,
-            "member": selected.member,
-            "index": frame.index,
-            "clip": selected.clip,
-            "patient": selected.patient,
-            "labels": sorted(selected.labels.items()),
-            "split": selected.split,
-            "width": width,
-            "height": height,
-            "source_width": frame.pixels.shape[1],
-            "source_height": frame.pixels.shape[0],
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "pixel_sha256": pixel_sha256(cleaned.pixels),
-            "phash": phash(cleaned.pixels),
-            "sector": list(cleaned.sector),
-            "cleaned_fraction": cleaned.fraction,
-            "text_boxes": cleaned.text_boxes,
-            "flags": ",".join(flags),
-            **{word: word in cleaned.flags for word in QUALITY},
-            "licence": spec.licence,
-            "redistribution": spec.redistribution,
-            "at": at,
-            "length": length,
-            "mask_at": mask_at,
-            "mask_length": mask_length,
-        }
+            mask = self.mask(selected, cleaned, frame.pixels.shape[:2])
+        if selected.member in spec.shown:
+            key = sample_key(spec.source, selected.member, frame.index)
+            self.before.offer(key, selected.member, frame.pixels)
+        verbatim = own is not None and own == frame.file
+        shape = frame.pixels.shape
+        self.bare.append(Picture(selected, kind, frame.index, shape, cleaned, data, verbatim, at, mask))
+        self.waiting += cleaned.pixels.nbytes
+
+    def describe(self, least: int = 0) -> None:
+        """Make the rows of the pictures that have none, if they have `least` bytes of pixels together."""
+        if self.waiting >= least:
+            bare, self.bare, self.waiting = self.bare, [], 0
+            self._describe(bare)
+
+    def _describe(self, pictures: list[Picture]) -> None:
+        try:
+            self.rows += rows_of(pictures, self.spec)
+        except (OpenUSError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            for picture in pictures:
+                if len(pictures) > 1:  # whose fault it is must be found
+                    self._describe([picture])
+                else:
+                    member = picture.selected.member
+                    self.reject(member, picture.index, "clean", "defect", self._defect(member, error))
+
+    def _defect(self, member: str, error: Exception) -> str:
+        """Tell of a defect of ours, which must not cost a long build; returns what it was."""
+        what = f"unexpected {type(error).__name__}: {error}"
+        log.warning("%s: %s: %s; please report it", self.spec.source, member, what, exc_info=True)
+        return what
 
     def mask(self, selected: Selected, cleaned: Cleaned, frame: tuple[int, ...]) -> tuple[int, int]:
         """Store the mask of a sample, cut and resized as its picture was (nearest neighbour, no new values).
@@ -283,7 +284,8 @@ class _Maker:
                 grey = np.asarray(whole, np.uint8)
             grey = grey[y : y + h, x : x + w]
         small = np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
-        return self.put(encode(small, Encoding(format="png")))
+        data = encode(small, Encoding(format="png"))
+        return self.put(data), len(data)
 
     def _mask_pixels(self, selected: Selected) -> Pixels:
         if self.draw is not None:
@@ -296,15 +298,15 @@ class _Maker:
         for frame in frames:
             yield frame.pixels if frame.pixels.ndim == 2 else frame.pixels.max(axis=2)
 
-    def put(self, data: bytes) -> tuple[int, int]:
+    def put(self, data: bytes) -> int:
+        """Write it to the file of the chunk; returns where it begins."""
         at = self.at
         self.sink.write(data)
         self.at += len(data)
         self.tally.bytes += len(data)
-        return at, len(data)
+        return at
 
     def reject(self, member: str, index: int, stage: str, reason: str, detail: str) -> None:
-        self.pending.discard(index)
         row = (self.spec.source, member, index, stage, reason, " ".join(detail.split()))
         self.rejected.append(dict(zip(REJECTED.names, row, strict=True)))
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
@@ -34,29 +33,30 @@ def shares(members: Iterable[str], seed: int, most: int = SHOWN) -> dict[str, in
 
 
 class Before:
-    """Keeps the pictures before cleaning of a few rows of a file, chosen by a seeded order, in their field `before`."""
+    """Keeps the pictures before cleaning of a few samples of a file, chosen by a seeded order."""
 
     def __init__(self, shown: Mapping[str, int], seed: int) -> None:
+        self.kept: dict[str, bytes] = {}
+        """Small JPEGs, by the key of their sample."""
         self._shown, self._seed = shown, seed
-        self._member, self._best = "", list[tuple[bytes, MutableMapping[str, Any]]]()
+        self._member, self._best = "", list[tuple[bytes, str]]()
 
-    def offer(self, row: MutableMapping[str, Any], pixels: Pixels) -> None:
-        """One more row, with its frame as it was decoded."""
-        row["before"] = b""
-        most = self._shown.get(row["member"], 0)
+    def offer(self, key: str, member: str, pixels: Pixels) -> None:
+        """One more sample of the file `member`, with its frame as it was decoded."""
+        most = self._shown.get(member, 0)
         if most == 0:
             return
-        if row["member"] != self._member:
-            self._member, self._best = row["member"], []
-        place = rank(self._seed, row["key"])
+        if member != self._member:
+            self._member, self._best = member, []
+        place = rank(self._seed, key)
         if len(self._best) == most:
-            last = max(self._best, key=lambda item: item[0])
+            last = max(self._best)
             if place > last[0]:
                 return
-            last[1]["before"] = b""
+            del self.kept[last[1]]
             self._best.remove(last)
-        row["before"] = thumbnail(pixels)
-        self._best.append((place, row))
+        self.kept[key] = thumbnail(pixels)
+        self._best.append((place, key))
 
 
 def thumbnail(pixels: Pixels, side: int = SIDE) -> bytes:

@@ -18,7 +18,6 @@ from openus.clean.fill import fill
 from openus.clean.grey import is_dark, lit_fraction, resize_short_side, to_grey
 from openus.clean.marks import Colour, coloured
 from openus.clean.plan import Plan, make_plan
-from openus.clean.quality import quality_flags
 from openus.clean.sector import whole
 from openus.decode.frame import Frame, Pixels
 from openus.manifest import CleanSettings
@@ -34,7 +33,8 @@ class Cleaned:
     sector:  x, y, width, height of the part that was kept, in pixels of the source frame.
     fraction: share of the pixels of the sector that cleaning masked (what is blanked outside does not count).
     text_boxes: boxes of text inside the sector that were masked; -1 where nobody looked.
-    flags:   sorted short words: ``sector-convex``, ``panels-2``, ``colour-doppler``, ``blurred``, …
+    flags:   sorted short words: ``sector-convex``, ``panels-2``, ``colour-doppler``, … (not those of its quality:
+             see `quality_flags`).
     """
 
     pixels: Pixels
@@ -109,7 +109,6 @@ def clean_frame(pixels: Pixels, settings: CleanSettings, plan: Plan | None = Non
         return Refused("dark", f"{lit:.4%} of pixels above grey level {settings.dark_level}")
     size = None if settings.size == "native" else settings.size
     small = resize_short_side(grey, size, settings.filter)
-    flags += quality_flags(small, settings.quality)
     return Cleaned(small, plan.sector.box, fraction, plan.text_boxes, tuple(sorted(flags)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +28,16 @@ def phash(pixels: Pixels) -> str:
     The picture is shrunk to 64 x 64 and transformed by a 2-D DCT; the 16 x 16 lowest frequencies are compared
     with their median (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010).
     """
-    low = (_COSINES @ shrink(pixels, _SIDE, _SIDE).astype(np.float64) @ _COSINES.T).ravel()
+    return phashes([pixels])[0]
+
+
+def phashes(pictures: Sequence[Pixels]) -> list[str]:
+    """`phash` of each picture, uint8 [H, W]."""
+    small = np.asarray([shrink(pixels, _SIDE, _SIDE) for pixels in pictures], np.float64)
+    low = (_COSINES @ small.reshape(-1, _SIDE, _SIDE) @ _COSINES.T).reshape(-1, _KEPT * _KEPT)
     # What lies above the lower of the middle two lies above the median.
-    middle = np.sort(low)[low.size // 2 - 1]
-    return np.packbits(low > middle).tobytes().hex()
+    middle = np.sort(low, axis=1)[:, _KEPT * _KEPT // 2 - 1]
+    return [bits.tobytes().hex() for bits in np.packbits(low > middle[:, None], axis=1)]
 
 
 def _cosines() -> NDArray[np.float64]:

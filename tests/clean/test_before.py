@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from openus.clean.before import SHOWN, SIDE, Before, shares, thumbnail
@@ -21,10 +19,9 @@ def test_sixty_of_many_files_or_several_of_few() -> None:
 
 def offered(order: list[int], most: int) -> dict[int, bytes]:
     before = Before({"clip": most}, seed=3)
-    rows: list[dict[str, Any]] = [{"member": "clip", "key": f"k{n}", "n": n} for n in order]
-    for row in rows:
-        before.offer(row, np.full((40, 50), row["n"], np.uint8))
-    return {row["n"]: row["before"] for row in rows if row["before"]}
+    for n in order:
+        before.offer(f"k{n}", "clip", np.full((40, 50), n, np.uint8))
+    return {int(key[1:]): data for key, data in before.kept.items()}
 
 
 def test_the_choice_in_a_clip_does_not_depend_on_how_it_is_read() -> None:
@@ -36,9 +33,9 @@ def test_the_choice_in_a_clip_does_not_depend_on_how_it_is_read() -> None:
 
 
 def test_files_that_are_not_shown_keep_nothing() -> None:
-    row: dict[str, Any] = {"member": "other", "key": "k"}
-    Before({"clip": 5}, 0).offer(row, np.zeros((4, 4), np.uint8))
-    assert row["before"] == b""
+    before = Before({"clip": 5}, 0)
+    before.offer("k", "other", np.zeros((4, 4), np.uint8))
+    assert before.kept == {}
 
 
 def test_small_and_in_colour() -> None:

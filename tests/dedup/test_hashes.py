@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from openus.dedup import hashes
-from openus.dedup.hashes import phash, pixel_sha256
+from openus.dedup.hashes import phash, phashes, pixel_sha256
 
 
 def speckle(seed: int, height: int = 180, width: int = 240) -> np.ndarray:
@@ -38,6 +38,11 @@ def test_phash_survives_resizing_and_jpeg_but_tells_pictures_apart() -> None:
     others = [distance(base, phash(speckle(seed))) for seed in range(2, 22)]
     assert distance(base, phash(small)) < min(others) / 2
     assert distance(base, phash(jpeg)) < min(others) / 2
+
+
+def test_phashes_of_many_are_those_of_each() -> None:
+    pictures = [speckle(seed, 100 + 7 * seed, 90 + 31 * seed) for seed in range(5)]
+    assert phashes(pictures) == [phash(picture) for picture in pictures] and phashes([]) == []
 
 
 @pytest.mark.parametrize("seed", range(3))

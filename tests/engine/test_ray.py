@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -63,10 +64,14 @@ def test_one_of_two_workers_is_killed_and_no_byte_changes(
         part = list((out / ".work" / "sources" / "toy-images").glob("*.bin.*.part"))
         time.sleep(0.002)
     assert build.poll() is None
-    above = ancestors(int(part[0].name.split(".")[-2]))
+    busy = int(part[0].name.split(".")[-2])
+    os.kill(busy, signal.SIGSTOP)  # else it may be done before its machine is gone
+    above = ancestors(busy)
     nodes = {node.all_processes["raylet"][0].process.pid: node for node in two_workers.list_all_nodes()}
     (victim,) = (node for pid, node in nodes.items() if pid in above)
     two_workers.remove_node(victim, allow_graceful=False)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(busy, signal.SIGKILL)
     _, told = build.communicate(timeout=300)
     two_workers.add_node(num_cpus=1, memory=4 << 30, object_store_memory=100 << 20)
     assert build.returncode == 0, told

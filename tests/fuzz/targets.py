@@ -12,11 +12,14 @@ from itertools import islice
 from pathlib import Path
 
 from openus.archives import Limits, Tree
-from openus.clean import clean_frames
+from openus.clean import Cleaned, clean_frames
+from openus.clean.quality import quality_flags
 from openus.decode import DecodeLimits, open_media
+from openus.dedup.hashes import phash
 from openus.errors import ArchiveError, CorpusError, DecodeError
 from openus.manifest import CleanSettings
 from openus.shards.corpus import read_corpus
+from openus.shards.schema import QUALITY
 from openus.shards.verify import ShardCheck, check_shard
 from tests.helpers.corpus import make_corpus
 
@@ -29,8 +32,11 @@ def decode(data: bytes) -> None:
     """Any bytes give frames or a `DecodeError`."""
     with contextlib.suppress(DecodeError):
         media = open_media(io.BytesIO(data), "fuzz", limits=LIMITS)
-        for frame, _ in islice(clean_frames(media.frames(), CLEAN, media.meta), 4):
+        for frame, cleaned in islice(clean_frames(media.frames(), CLEAN, media.meta), 4):
             assert frame.pixels.dtype.name == "uint8" and frame.pixels.ndim in (2, 3)
+            if isinstance(cleaned, Cleaned):
+                assert len(phash(cleaned.pixels)) == 64
+                assert set(quality_flags(cleaned.pixels, CLEAN.quality)) <= set(QUALITY)
 
 
 def archives(data: bytes) -> None:

@@ -23,24 +23,28 @@ images: ["*.jpg", "*.png"]
 """
 
 
-def build(folder: Path, data: Path, settings: str) -> subprocess.CompletedProcess[str]:
-    """Build the pictures of `data` into `folder`/out; `settings` are lines of the corpus file."""
+def write_manifests(folder: Path, settings: str = "") -> Path:
+    """The source and its corpus; `settings` are lines of the corpus file."""
     corpus = f"schema: 1\nname: stills\nsources: [stills]\n{settings}\n"
     for kind, text in (("sources", SOURCE), ("corpora", corpus)):
-        (folder / "manifests" / kind).mkdir(parents=True)
-        (folder / "manifests" / kind / "stills.yaml").write_text(text)
+        (folder / kind).mkdir(parents=True)
+        (folder / kind / "stills.yaml").write_text(text)
+    return folder
+
+
+def build(folder: Path, data: Path, settings: str) -> subprocess.CompletedProcess[str]:
+    """Build the pictures of `data` into `folder`/out; `settings` are lines of the corpus file."""
+    manifests = write_manifests(folder / "manifests", settings)
     done = toys.run(
         [sys.executable, "-W", "always::ResourceWarning", "-m", "openus.cli", "build", str(folder / "out"),
-         "--corpus", "stills", "--workers", "0", "--quiet", "--manifests", str(folder / "manifests"),
+         "--corpus", "stills", "--workers", "0", "--quiet", "--manifests", str(manifests),
          "--local", f"stills={data}"]
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of what `build` made."""
-    found: list[dict[str, Any]] = pq.read_table(
-        folder / "out" / "manifest" / "pretrain-000000.parquet"
-    ).to_pylist()
+def rows(folder: Path, of: str = "pretrain-000000") -> list[dict[str, Any]]:
+    """The rows of what was built into `folder`/out."""
+    found: list[dict[str, Any]] = pq.read_table(folder / "out" / "manifest" / f"{of}.parquet").to_pylist()
     return found
