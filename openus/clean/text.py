@@ -143,7 +143,8 @@ def _add_cursor(mask: Pixels, pixels: Pixels, box: Box) -> None:
         edges = np.flatnonzero(np.diff(np.concatenate([[0], bars[:, column], [0]]).astype(np.int8)))
         runs = edges.reshape(-1, 2)
         start, stop = runs[np.argmax(runs[:, 1] - runs[:, 0])] if len(runs) else (0, 0)
-        if stop - start >= 0.6 * h:
+        # The box is higher than the letters, and serifs hide the ends of the bar.
+        if stop - start >= max(5, 0.45 * h):
             at, serif = x0 + column, max(2, h // 4)
             first, last = max(0, top + start - 2), top + stop + 2
             mask[first:last, max(0, at - 2) : at + 3] = 255

@@ -212,6 +212,10 @@ def test_the_cursor_behind_the_last_letter_goes_too() -> None:
     mask = text_mask(written, [(58, 86, 84, 18)])
     assert (mask[86:105, 160] == 255).all() and (mask[86, 157:164] == 255).all()
     assert not mask[:, 168:].any()
+    short = smooth.copy()
+    for ends in (((150, 89), (150, 101)), ((147, 89), (153, 89)), ((147, 101), (153, 101))):
+        cv2.line(short, *ends, 190, 1)
+    assert (text_mask(short, [(58, 84, 84, 22)])[89:102, 150] == 255).all()  # of which the box holds a margin
 
 
 def test_lines_of_text_are_not_each_others_surround() -> None:
