@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,25 +25,40 @@ class PatchEmbed(nn.Module):
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
-# Who computes attention: "sdpa", PyTorch's fused kernels; "short", ours for at most 256 tokens
-# (`usfmae.model.short_attention`), an error where they cannot run; "auto", ours wherever they can.
-ATTENTION = "auto"
+# Who computes attention, and norms and GELU under a compiler: "torch", PyTorch; "ours", our Triton kernels
+# (`short_attention`, `one_pass`), an error where they cannot run; "auto", ours wherever they can.
+KERNELS = "auto"
 HAS_TRITON = find_spec("triton") is not None
 
 
-def attend(q: Tensor | None, source: Tensor) -> Tensor:
-    """Scaled dot-product attention -> [B,M,H,d], by the kernels that `ATTENTION` names.
+def attend(q: Tensor | None, source: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention -> [B,M,H,d], by the kernels that `KERNELS` names.
 
     Self-attention: q is None and source [B,T,3,H,d] holds queries, keys and values. Otherwise q [B,M,H,d] asks and
-    source [B,T,2,H,d] holds keys and values.
+    source [B,T,2,H,d] holds keys and values. bias: [3*H*d], already added to queries, keys and values, by a constant:
+    its gradient is summed here.
     """
-    if ATTENTION == "short" or (ATTENTION == "auto" and HAS_TRITON and source.is_cuda):
+    if KERNELS == "ours" or (KERNELS == "auto" and HAS_TRITON and source.is_cuda):
         from usfmae.model import short_attention
 
-        if ATTENTION == "short" or short_attention.fits(q, source):
-            return short_attention.attend(q, source)
+        if KERNELS == "ours" or short_attention.fits(q, source):
+            return short_attention.attend(q, source, bias)
+    if bias is not None:  # adds nothing
+        parts = (bias - bias.detach()).to(source.dtype).view(3, *source.shape[3:])
+        q, source = (None, source + parts) if q is None else (q + parts[0], source + parts[1:])
     q, k, v = source.unbind(2) if q is None else (q, *source.unbind(2))
     return fused(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+
+
+def in_one_pass(x: Tensor) -> bool:
+    """Whether norms and GELU of rows like those of x [..,D] take our kernels, which pay where a compiler does the rest."""
+    if KERNELS == "torch" or not HAS_TRITON:
+        return False
+    if not (KERNELS == "ours" or (x.is_cuda and torch.compiler.is_compiling())):
+        return False
+    from usfmae.model import one_pass
+
+    return one_pass.fits(x)
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -80,6 +96,17 @@ class Attention(nn.Module):
         result: Tensor = self.proj(y.reshape(b, -1, d))
         return result
 
+    def unbiased(self, x: Tensor, last: int | None = None) -> Tensor:
+        """The same without the last bias; the gradients of the others are left to whoever attends."""
+        b, t, d = x.shape
+        shape, weight, bias = (self.num_heads, d // self.num_heads), self.qkv.weight, self.qkv.bias.detach()
+        if last is None:
+            y = attend(None, F.linear(x, weight, bias).view(b, t, 3, *shape), self.qkv.bias)
+        else:
+            q = F.linear(x[:, -last:], weight[:d], bias[:d]).view(b, last, *shape)
+            y = attend(q, F.linear(x, weight[d:], bias[d:]).view(b, t, 2, *shape), self.qkv.bias)
+        return F.linear(y.reshape(b, -1, d), self.proj.weight)
+
 
 class CrossAttention(nn.Module):
     """Queries [B,M,D] look at the source tokens [B,T,S], not at one another."""
@@ -97,6 +124,15 @@ class CrossAttention(nn.Module):
         y = attend(self.q(x).view(b, m, *shape), self.kv(source).view(b, source.shape[1], 2, *shape))
         result: Tensor = self.proj(y.reshape(b, m, d))
         return result
+
+    def unbiased(self, x: Tensor, source: Tensor) -> Tensor:
+        """The same without the last bias; the gradients of the others are left to whoever attends."""
+        b, m, d = x.shape
+        shape = (self.num_heads, d // self.num_heads)
+        q = F.linear(x, self.q.weight, self.q.bias.detach()).view(b, m, *shape)
+        kv = F.linear(source, self.kv.weight, self.kv.bias.detach()).view(b, source.shape[1], 2, *shape)
+        y = attend(q, kv, torch.cat([self.q.bias, self.kv.bias]))
+        return F.linear(y.reshape(b, m, d), self.proj.weight)
 
 
 class Mlp(nn.Module):
@@ -123,6 +159,8 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        if in_one_pass(x):
+            return _in_one_pass(self, x, last)
         x = (x if last is None else x[:, -last:]) + self.attn(self.norm1(x), last)
         result: Tensor = x + self.mlp(self.norm2(x))
         return result
@@ -139,9 +177,23 @@ class CrossBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        if in_one_pass(x):
+            return _in_one_pass(self, x, source)
         x = x + self.attn(self.norm1(x), source)
         result: Tensor = x + self.mlp(self.norm2(x))
         return result
+
+
+def _in_one_pass(block: Block | CrossBlock, x: Tensor, beside: Any) -> Tensor:
+    """A block's arithmetic in the order of our kernels: they add the biases and sum their gradients as they pass."""
+    from usfmae.model import one_pass
+
+    skip, y = one_pass.norm_beside(x, block.norm1)
+    y = block.attn.unbiased(y, beside)
+    x = (skip if y.shape[1] == skip.shape[1] else skip[:, -y.shape[1] :]) + y
+    fc1, fc2 = block.mlp.fc1, block.mlp.fc2
+    skip, y = one_pass.norm_beside(x, block.norm2, block.attn.proj.bias, fc2.bias)
+    return skip + F.linear(one_pass.gelu(F.linear(y, fc1.weight), fc1.bias), fc2.weight)
 
 
 class FeatureMix(nn.Module):
