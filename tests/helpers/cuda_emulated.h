@@ -115,6 +115,7 @@ inline float max(float a, float b) { return fmaxf(a, b); }
 inline void store2(u16* to, float low, float high) { to[0] = rounded(low), to[1] = rounded(high); }
 inline Eight load8(const u16* from) { return *(const Eight*)from; }
 inline void store8(u16* to, const Eight& x) { *(Eight*)to = x; }
+inline void warp_done() { meet_warp(); }
 inline void copies_done() {}
 inline void copy16(u16* to, const u16* from, bool real) {
     if ((uintptr_t)to % 16 || (uintptr_t)from % 16) fprintf(stderr, "a copy that is not aligned\n"), exit(1);

@@ -16,8 +16,8 @@ from torch import Tensor
 class Kernel:
     """A function on the device that it was compiled for. Call it with tensors and integers (64 bits)."""
 
-    def __init__(self, function: Any, shared: int) -> None:
-        self.function, self.shared = function, shared
+    def __init__(self, function: Any, shared: int, device: torch.device) -> None:
+        self.function, self.shared, self.device = function, shared, device
 
     def __call__(self, blocks: int, threads: int, args: Sequence[Tensor | int]) -> None:
         """Launch on the current stream of the current device."""
@@ -26,11 +26,12 @@ class Kernel:
         values = tuple(x.data_ptr() if isinstance(x, Tensor) else x for x in args)
         kinds = tuple(ctypes.c_void_p if isinstance(x, Tensor) else ctypes.c_longlong for x in args)
         stream = torch.cuda.current_stream().cuda_stream
-        _check(
-            driver.cuLaunchKernel(
-                self.function, blocks, 1, 1, threads, 1, 1, self.shared, stream, (values, kinds), 0
-            )
-        )
+        launch = (self.function, blocks, 1, 1, threads, 1, 1, self.shared, stream, (values, kinds), 0)
+        (error,) = driver.cuLaunchKernel(*launch)
+        if error == driver.CUresult.CUDA_ERROR_INVALID_CONTEXT:  # a thread that has not used the device yet
+            _bind(self.device)
+            (error,) = driver.cuLaunchKernel(*launch)
+        _check((error,))
 
 
 @cache
@@ -40,7 +41,7 @@ def compiles_for(device: torch.device) -> bool:
         return False
     from cuda.bindings import nvrtc
 
-    _, known = _check(nvrtc.nvrtcGetSupportedArchs())
+    (known,) = _check(nvrtc.nvrtcGetSupportedArchs())
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor in known
 
@@ -56,14 +57,14 @@ def compile_kernels(
 
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     major, minor = torch.cuda.get_device_capability(device)
-    with torch.cuda.device(device):
-        torch.cuda.current_stream().synchronize()  # brings the device's context to life in this thread
-        (module,) = _check(driver.cuModuleLoadData(binary(source, before, f"sm_{major}{minor}")))
-        kernels = {}
-        for name, size in shared.items():
-            (function,) = _check(driver.cuModuleGetFunction(module, name.encode()))
-            _check(driver.cuFuncSetAttribute(function, attribute, size))
-            kernels[name] = Kernel(function, size)
+    code = binary(source, before, f"sm_{major}{minor}")
+    _bind(device)
+    (module,) = _check(driver.cuModuleLoadData(code))
+    kernels = {}
+    for name, size in shared.items():
+        (function,) = _check(driver.cuModuleGetFunction(module, name.encode()))
+        _check(driver.cuFuncSetAttribute(function, attribute, size))
+        kernels[name] = Kernel(function, size, device)
     return kernels
 
 
@@ -90,6 +91,16 @@ def binary(source: Path, before: str, arch: str) -> bytes:
     code = b" " * size
     _check(nvrtc.nvrtcGetCUBIN(program, code))
     return code
+
+
+def _bind(device: torch.device) -> None:
+    """Make the context that PyTorch uses on a device that of this thread."""
+    from cuda.bindings import driver
+
+    index = torch.cuda.current_device() if device.index is None else device.index
+    (found,) = _check(driver.cuDeviceGet(index))
+    (context,) = _check(driver.cuDevicePrimaryCtxRetain(found))
+    _check(driver.cuCtxSetCurrent(context))
 
 
 def _check(answer: tuple[Any, ...]) -> tuple[Any, ...]:

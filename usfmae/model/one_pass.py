@@ -36,7 +36,13 @@ class Walk(NamedTuple):
     ahead: int  # how many steps are being loaded or worked on at a time
 
 
-NORM, GELU, GELU_FORWARD = Walk(4, 0, 4, 3, 2), Walk(4, 256, 4, 8, 2), Walk(2, 1024, 4, 0, 1)
+GELU, GELU_FORWARD = Walk(4, 512, 4, 4, 3), Walk(4, 512, 4, 0, 1)
+
+
+def norm_walk(dim: int) -> Walk:
+    """Over rows of so many numbers."""
+    return Walk(2, 0, 2 if dim <= 512 else 4, 4, 4)
+
 
 
 def fits(x: Tensor) -> bool:
@@ -129,7 +135,8 @@ def norm_backward(
     walk: Walk | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradient of x [..,D], and float32 sums [2 or 4, D]: of weight and bias, then, with `before`, of both biases."""
-    walk, dim = walk or NORM, x.shape[-1]
+    dim = x.shape[-1]
+    walk = walk or norm_walk(dim)
     dskip, dy, x = dskip.contiguous(), dy.contiguous(), x.contiguous()
     rows, dx = x.numel() // dim, torch.empty_like(x)
     programs = min(triton.cdiv(rows, walk.rows), _multiprocessors(x.device) * walk.programs)

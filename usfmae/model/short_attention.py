@@ -27,16 +27,18 @@ SOURCE = Path(__file__).with_suffix(".cu")
 
 
 class Cut(NamedTuple):
-    """Warps of a block in the forward and the backward pass; blocks a multiprocessor should hold in the latter."""
+    """How a block works: its warps, tiles of 16 rows a warp takes at a time, blocks a multiprocessor should hold."""
 
-    forward: int
-    backward: int
+    warps: int
+    tiles: int
     blocks: int
 
 
-def cut_of(m: int, t: int, d: int) -> Cut:
-    """For M queries over T keys of d numbers. Fixed, not tuned at run time."""
-    return Cut(4, 4, 3) if max(m, t) <= 64 else Cut(7, 9 if d == 32 else 7, 2 if d == 32 else 1)
+def cuts_of(m: int, t: int, d: int) -> tuple[Cut, Cut]:
+    """Of the forward and the backward pass, for M queries over T keys of d numbers. Fixed, not tuned at run time."""
+    if max(m, t) <= 64:
+        return Cut(4, 1, 4), Cut(4, 1, 3)
+    return (Cut(4, 2, 3), Cut(4, 2, 3)) if d == 32 else (Cut(5, 1, 3), Cut(7, 1, 1))
 
 
 def fits(q: Tensor | None, source: Tensor) -> bool:
@@ -48,7 +50,7 @@ def fits(q: Tensor | None, source: Tensor) -> bool:
         and d in HEAD_DIMS
         and 0 < t <= MAX_TOKENS
         and 0 < m <= MAX_TOKENS
-        and _shared(m, t, d, cut_of(m, t, d).backward)["backward"] <= room(source.device)
+        and _shared(m, t, d, cuts_of(m, t, d)[1])["backward"] <= room(source.device)
     )
 
 
@@ -79,28 +81,28 @@ def attend(q: Tensor | None, source: Tensor, bias: Tensor | None = None) -> Tens
     return out
 
 
-def _shared(m: int, t: int, d: int, warps: int) -> dict[str, int]:
-    """Bytes of shared memory of a block: rows padded to 16 and by 16 bytes; the backward pass also keeps float32."""
-    queries, keys = -(-m // 16) * 16, -(-t // 16) * 16
-    row = 2 * (d + 8)
-    kept = 2 * (queries + keys) * row + 4 * (2 * queries + 2 * warps * d)
-    return {"forward": (queries + 2 * keys) * row, "backward": kept}
+def _shared(m: int, t: int, d: int, cut: Cut) -> dict[str, int]:
+    """Bytes of shared memory of a block: padded rows, a tile a warp; the backward pass also keeps float32."""
+    queries, keys, row = -(-m // 16) * 16, -(-t // 16) * 16, 2 * (d + 8)
+    grouped = -(-m // (16 * cut.tiles)) * 16 * cut.tiles
+    after = max(cut.warps, cut.tiles) * 16 * row  # what a last group may read beyond the last array lies there, too
+    return {
+        "forward": (queries + 2 * keys) * row + after,
+        "backward": 2 * (queries + keys) * row + after + 4 * 2 * grouped,
+    }
 
 
 @cache
-def kernels(
-    m: int, t: int, d: int, h: int, dtype: torch.dtype, biased: bool, cut: Cut, device: torch.device
-) -> dict[str, Any]:
-    """`forward` and `backward` for a shape, compiled once."""
-    made = {}
-    for name, warps in (("forward", cut.forward), ("backward", cut.backward)):
-        constants = {"M": m, "T": t, "D": d, "H": h, "WARPS": warps, "BLOCKS": cut.blocks, "BIASED": int(biased)}
-        before = f"#define F16 {int(dtype == torch.float16)}\n" + "".join(
-            f"constexpr int {name} = {value};\n" for name, value in constants.items()
-        )
-        size = _shared(m, t, d, warps)[name]
-        made[name] = nvrtc.compile_kernels(SOURCE, before, {name: size}, device)[name]
-    return made
+def kernel(
+    name: str, m: int, t: int, d: int, h: int, dtype: torch.dtype, biased: bool, cut: Cut, device: torch.device
+) -> nvrtc.Kernel:
+    """`forward` or `backward` for a shape, compiled once."""
+    constants = {"M": m, "T": t, "D": d, "H": h, "BIASED": int(biased)}
+    constants |= {"WARPS": cut.warps, "TILES": cut.tiles, "BLOCKS": cut.blocks}
+    before = f"#define F16 {int(dtype == torch.float16)}\n" + "".join(
+        f"constexpr int {key} = {value};\n" for key, value in constants.items()
+    )
+    return nvrtc.compile_kernels(SOURCE, before, {name: _shared(m, t, d, cut)[name]}, device)[name]
 
 
 def _aligned(x: Tensor) -> Tensor:
@@ -123,10 +125,10 @@ def forward(q: Tensor | None, source: Tensor, cut: Cut | None = None) -> tuple[T
     queries, k, v = _parts(None if q is None else _aligned(q), _aligned(source))
     (b, m, h, d), t = queries.shape, k.shape[1]
     out, lse = queries.new_empty(b, m, h, d), queries.new_empty(b, h, m, dtype=torch.float32)
-    cut = cut or cut_of(m, t, d)
+    cut = cut or cuts_of(m, t, d)[0]
     with torch.cuda.device_of(source):
-        run = kernels(m, t, d, h, source.dtype, True, cut, source.device)["forward"]
-        run(b * h, 32 * cut.forward, [queries, k, v, out, lse, *_steps(queries, k)])
+        run = kernel("forward", m, t, d, h, source.dtype, False, cut, source.device)
+        run(b * h, 32 * cut.warps, [queries, k, v, out, lse, *_steps(queries, k)])
     return out, lse
 
 
@@ -139,11 +141,11 @@ def backward(
     (b, m, h, d), t = queries.shape, k.shape[1]
     dq, dsource, dbias = _gradients_of(q, source, None if bias is None else bias.new_empty(b, 3 * h * d))
     into, dk, dv = _parts(None if q is None else dq, dsource)
-    cut = cut or cut_of(m, t, d)
+    cut = cut or cuts_of(m, t, d)[1]
     with torch.cuda.device_of(source):
-        run = kernels(m, t, d, h, source.dtype, bias is not None, cut, source.device)["backward"]
+        run = kernel("backward", m, t, d, h, source.dtype, bias is not None, cut, source.device)
         tensors = [queries, k, v, out, lse, dout, into, dk, dv, dbias]
-        run(b * h, 32 * cut.backward, [*tensors, *_steps(queries, k, dout, into, dk)])
+        run(b * h, 32 * cut.warps, [*tensors, *_steps(queries, k, dout, into, dk)])
     return dq, dsource, dbias if bias is None else dbias.sum(0)
 
 

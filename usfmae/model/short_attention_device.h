@@ -41,6 +41,8 @@ __device__ inline void store2(u16* to, float low, float high) { *(u32*)to = pack
 __device__ inline Eight load8(const u16* from) { return *(const Eight*)from; }
 __device__ inline void store8(u16* to, const Eight& x) { *(Eight*)to = x; }
 
+__device__ inline void warp_done() { __syncwarp(); }  // what its lanes wrote to shared memory, all of them see
+
 __device__ inline u32 in_shared(const void* at) { return (u32)__cvta_generic_to_shared(at); }
 
 // 16 bytes to shared memory, zeros where the source is not real; they are there after copies_done and a barrier.
