@@ -112,9 +112,11 @@ inline u32 pack(float low, float high) { return rounded(low) | (u32)rounded(high
 inline float number(const Eight& eight, int i) { return widened((u16)(eight.x[i / 2] >> (i % 2 * 16))); }
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float max(float a, float b) { return fmaxf(a, b); }
+inline int min(int a, int b) { return a < b ? a : b; }
 inline void store2(u16* to, float low, float high) { to[0] = rounded(low), to[1] = rounded(high); }
 inline Eight load8(const u16* from) { return *(const Eight*)from; }
-inline void store8(u16* to, const Eight& x) { *(Eight*)to = x; }
+inline void store8_shared(u16* to, const Eight& x) { *(Eight*)to = x; }
+inline void store8_global(u16* to, const Eight& x) { *(Eight*)to = x; }
 inline void warp_done() { meet_warp(); }
 inline void copies_done() {}
 inline void copy16(u16* to, const u16* from, bool real) {
@@ -131,6 +133,15 @@ inline float swapped(float x, int way) {
     memcpy(&x, &slot()[lane ^ way][0], 4);
     meet_warp();
     return x;
+}
+
+inline bool anywhere(bool x) {
+    slot()[threadIdx.x % 32][0] = x;
+    meet_warp();
+    bool found = false;
+    for (int lane = 0; lane < 32; lane++) found |= slot()[lane][0];
+    meet_warp();
+    return found;
 }
 
 inline void load_matrices(u32 (&r)[4], const u16* at, bool turned) {
@@ -153,7 +164,7 @@ inline void load_matrices(u32 (&r)[4], const u16* at, bool turned) {
 inline void load_matrix(u32 (&r)[4], const u16* at) { load_matrices(r, at, false); }
 inline void load_matrix_turned(u32 (&r)[4], const u16* at) { load_matrices(r, at, true); }
 
-inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+inline void mma(float (&d)[4], const float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     int lane = threadIdx.x % 32;
     u32* mine = slot()[lane];
     for (int i = 0; i < 4; i++) mine[i] = a[i];
@@ -162,10 +173,12 @@ inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     auto half = [](u32 two, int which) { return widened((u16)(two >> (which * 16))); };
     for (int i = 0; i < 4; i++) {
         int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        d[i] = c[i];
         for (int k = 0; k < 16; k++) {
             float left = half(slot()[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2);
-            c[i] += left * half(slot()[column * 4 + k % 8 / 2][4 + k / 8], k % 2);
+            d[i] += left * half(slot()[column * 4 + k % 8 / 2][4 + k / 8], k % 2);
         }
     }
     meet_warp();
 }
+inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) { mma(c, c, a, b0, b1); }

@@ -21,36 +21,45 @@ constexpr int ROW = D + 8;                    // numbers from row to row: eight 
 constexpr int TILE = 16 * ROW, CHUNKS = D / 8, STEPS = D / 16;  // a chunk is 16 bytes; a step of a product 16 numbers
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float SCALE = D == 64 ? 0.125f : 0.17677669529663687f;  // 1 / sqrt(D)
+constexpr float TO_LOG2 = SCALE * LOG2E;      // from a product of query and key to the power of two it stands for
 constexpr int KEYS_AT_ONCE = 4 / TILES;       // tiles of keys between two corrections of the softmax
 constexpr int LAST = (KT - 1) % KEYS_AT_ONCE + 1;                     // of them in the last round
 
 struct alignas(8) Two { float x[2]; };
-struct Rows { const u16* at; long long next; };  // the rows of a head: the first, and the way to the following
+struct Rows { const u16* at; int next; };  // the rows of a head: the first, and the way to the following
 typedef float Products[TILES][2][4];             // of 16 rows a tile with 16 others: [16, 16]
 typedef float Sums[TILES][CHUNKS][4];            // [16, D] a tile
 typedef u32 Left[TILES][STEPS][4];               // [16, D] a tile as left factor
 
-__device__ inline void stage(u16* to, Rows from, int rows, int padded) {
-    for (int i = threadIdx.x; i < padded * CHUNKS; i += THREADS) {
-        int row = i / CHUNKS, chunk = i % CHUNKS;
-        bool real = row < rows;
-        copy16(to + row * ROW + chunk * 8, from.at + (real ? row * from.next : 0) + chunk * 8, real);
+template <int TILES_OF_ROWS>
+__device__ inline void stage(u16* to, Rows from, int rows) {
+    constexpr int PASS = THREADS / CHUNKS;  // rows that all threads copy at a time
+    const int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS * 8;
+#pragma unroll
+    for (int i = 0; i < TILES_OF_ROWS * 16; i += PASS) {
+        int row = first + i;
+        if (TILES_OF_ROWS * 16 % PASS == 0 || row < TILES_OF_ROWS * 16)
+            copy16(to + row * ROW + chunk, from.at + (long long)min(row, rows - 1) * from.next + chunk, row < rows);
     }
 }
 
-// Where a lane reads its part of a tile for load_matrix: [16 rows, 16 columns].
-__device__ inline int lane_part() { return (threadIdx.x % 16) * ROW + (threadIdx.x % 32) / 16 * 8; }
+// Where a lane reads its part of a tile of 16 rows and columns: the quarters of the tile come columns first, as a left
+// factor or a turned right one wants them; or rows first, so that a right factor's registers lie side by side.
+__device__ inline int columns_first() { return threadIdx.x % 16 * ROW + threadIdx.x % 32 / 16 * 8; }
+__device__ inline int rows_first() {
+    return (threadIdx.x % 8 + threadIdx.x % 32 / 16 * 8) * ROW + threadIdx.x / 8 % 2 * 8;
+}
 
 __device__ inline void load_left(Left& left, const u16* rows) {
 #pragma unroll
     for (int i = 0; i < TILES; i++)
 #pragma unroll
-        for (int k = 0; k < STEPS; k++) load_matrix(left[i][k], rows + i * TILE + k * 16);
+        for (int k = 0; k < STEPS; k++) load_matrix(left[i][k], rows + columns_first() + i * TILE + k * 16);
 }
 
 // A lane has two products next to one another of rows g and g + 8 of a tile, in every 8 columns. They go by way of the
 // warp's own `room` (a tile) to whole rows of memory.
-__device__ inline void store(u16* to, long long next, u16* room, int first, int rows, Sums& x, float factor) {
+__device__ inline void store(u16* to, int next, u16* room, int first, int rows, Sums& x, float factor) {
     int lane = threadIdx.x % 32;
     u16* mine = room + lane / 4 * ROW + lane % 4 * 2;
 #pragma unroll
@@ -65,7 +74,7 @@ __device__ inline void store(u16* to, long long next, u16* room, int first, int 
 #pragma unroll
         for (int j = lane; j < 16 * CHUNKS; j += 32) {
             int row = first + i * 16 + j / CHUNKS, chunk = j % CHUNKS * 8;
-            if (row < rows) store8(to + row * next + chunk, load8(room + j / CHUNKS * ROW + chunk));
+            if (row < rows) store8_global(to + (long long)row * next + chunk, load8(room + j / CHUNKS * ROW + chunk));
         }
     }
 }
@@ -76,16 +85,21 @@ __device__ inline void as_left(u32 (&a)[4], float (&x)[2][4]) {
     a[2] = pack(x[1][0], x[1][1]), a[3] = pack(x[1][2], x[1][3]);
 }
 
-// x += left times the transpose of 16 rows in shared memory
-__device__ inline void times_rows(Products& x, Left& left, const u16* rows) {
+// x = from + left times the transpose of 16 rows in shared memory
+__device__ inline void times_rows(Products& x, Left& left, const u16* rows, const Products& from) {
 #pragma unroll
     for (int k = 0; k < STEPS; k++) {
         u32 b[4];
-        load_matrix(b, rows + k * 16);
+        load_matrix(b, rows + rows_first() + k * 16);
 #pragma unroll
         for (int i = 0; i < TILES; i++) {
-            mma(x[i][0], left[i][k], b[0], b[2]);
-            mma(x[i][1], left[i][k], b[1], b[3]);
+            if (k == 0) {
+                mma(x[i][0], from[i][0], left[i][k], b[0], b[1]);
+                mma(x[i][1], from[i][1], left[i][k], b[2], b[3]);
+            } else {
+                mma(x[i][0], left[i][k], b[0], b[1]);
+                mma(x[i][1], left[i][k], b[2], b[3]);
+            }
         }
     }
 }
@@ -98,7 +112,7 @@ __device__ inline void times_columns(Sums& x, Products& p, const u16* rows) {
 #pragma unroll
     for (int k = 0; k < STEPS; k++) {
         u32 b[4];
-        load_matrix_turned(b, rows + k * 16);
+        load_matrix_turned(b, rows + columns_first() + k * 16);
 #pragma unroll
         for (int i = 0; i < TILES; i++) {
             mma(x[i][2 * k], left[i], b[0], b[1]);
@@ -109,46 +123,52 @@ __device__ inline void times_columns(Sums& x, Products& p, const u16* rows) {
 
 // --- forward ---------------------------------------------------------------------------------------------------------
 
-// One round of the softmax: COUNT tiles of keys.
+// One round of the softmax: COUNT tiles of keys. What the exponents are taken from, `top`, is the greatest score when
+// it was last looked up: it is looked up again where a score is more than 8 above it, in powers of two.
 template <int COUNT>
 __device__ inline void attend_some(
     int first, Left& query, const u16* sk, const u16* sv, Sums& mixed, float (&top)[TILES][2], float (&total)[TILES][2]) {
-    const int lane = lane_part();
-    constexpr float TO_LOG2 = SCALE * LOG2E;
-    Products s[COUNT] = {};
-    float before[TILES][2];
+    const Products zero = {};
+    Products s[COUNT];
+    float most[TILES][2];
+    bool far = false;
 #pragma unroll
-    for (int i = 0; i < TILES; i++) before[i][0] = top[i][0], before[i][1] = top[i][1];
+    for (int i = 0; i < TILES; i++) most[i][0] = most[i][1] = -INFINITY;
 #pragma unroll
     for (int t = 0; t < COUNT; t++) {
-        times_rows(s[t], query, sk + (first + t) * TILE + lane);
+        times_rows(s[t], query, sk + (first + t) * TILE, zero);
 #pragma unroll
         for (int j = 0; j < TILES * 8; j++) {
             float& x = s[t][j / 8][j / 4 % 2][j % 4];
             if (COUNT == LAST && first + t == KT - 1 && j / 4 % 2 * 8 + threadIdx.x % 4 * 2 + j % 2 >= T - (KT - 1) * 16)
                 x = -INFINITY;
-            top[j / 8][j % 4 / 2] = max(top[j / 8][j % 4 / 2], x);
+            most[j / 8][j % 4 / 2] = max(most[j / 8][j % 4 / 2], x);
         }
     }
 #pragma unroll
-    for (int j = 0; j < TILES * 2; j++) {
-        float& t = top[j / 2][j % 2];
-        t = max(t, swapped(t, 1));
-        t = max(t, swapped(t, 2));
-        float shrink = exp2_fast((before[j / 2][j % 2] - t) * TO_LOG2);
-        total[j / 2][j % 2] *= shrink;
+    for (int j = 0; j < TILES * 2; j++) far |= most[j / 2][j % 2] * TO_LOG2 - 8.0f > top[j / 2][j % 2];
+    if (anywhere(far)) {
 #pragma unroll
-        for (int n = 0; n < 2 * CHUNKS; n++) mixed[j / 2][n / 2][j % 2 * 2 + n % 2] *= shrink;
+        for (int j = 0; j < TILES * 2; j++) {
+            float &t = top[j / 2][j % 2], now = most[j / 2][j % 2];
+            now = max(now, swapped(now, 1));
+            now = max(t, max(now, swapped(now, 2)) * TO_LOG2);
+            float shrink = exp2_fast(t - now);
+            t = now;
+            total[j / 2][j % 2] *= shrink;
+#pragma unroll
+            for (int n = 0; n < 2 * CHUNKS; n++) mixed[j / 2][n / 2][j % 2 * 2 + n % 2] *= shrink;
+        }
     }
 #pragma unroll
     for (int t = 0; t < COUNT; t++) {
 #pragma unroll
         for (int j = 0; j < TILES * 8; j++) {
             float& x = s[t][j / 8][j / 4 % 2][j % 4];
-            x = exp2_fast(x * TO_LOG2 - top[j / 8][j % 4 / 2] * TO_LOG2);
+            x = exp2_fast(x * TO_LOG2 - top[j / 8][j % 4 / 2]);
             total[j / 8][j % 4 / 2] += x;
         }
-        times_columns(mixed, s[t], sv + (first + t) * TILE + lane);
+        times_columns(mixed, s[t], sv + (first + t) * TILE);
     }
 }
 
@@ -158,16 +178,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forward(
     extern __shared__ u16 shared[];
     u16 *sk = shared, *sv = sk + KT * TILE, *sq = sv + KT * TILE, *room = sq + QT * TILE;
     long long b = blockIdx.x / H, h = blockIdx.x % H;
-    stage(sq, {q + b * q_b + h * q_h, q_m}, M, QT * 16);
-    stage(sk, {k + b * k_b + h * k_h, k_t}, T, KT * 16);
-    stage(sv, {v + b * k_b + h * k_h, k_t}, T, KT * 16);
+    stage<QT>(sq, {q + b * q_b + h * q_h, (int)q_m}, M);
+    stage<KT>(sk, {k + b * k_b + h * k_h, (int)k_t}, T);
+    stage<KT>(sv, {v + b * k_b + h * k_h, (int)k_t}, T);
     copies_done();
     __syncthreads();
 
     room += threadIdx.x / 32 * TILE;
     for (int group = threadIdx.x / 32; group < QG; group += WARPS) {
         Left query;
-        load_left(query, sq + group * TILES * TILE + lane_part());
+        load_left(query, sq + group * TILES * TILE);
         Sums mixed = {};
         float top[TILES][2], total[TILES][2] = {};
 #pragma unroll
@@ -186,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forward(
 #pragma unroll
             for (int n = 0; n < 2 * CHUNKS; n++) mixed[j / 2][n / 2][j % 2 * 2 + n % 2] *= part;
             if (threadIdx.x % 4 == 0 && row < M)
-                lse[(b * H + h) * M + row] = top[j / 2][j % 2] * (SCALE * LOG2E) + log2f(t);
+                lse[(b * H + h) * M + row] = top[j / 2][j % 2] + log2f(t);
         }
         store(out + b * (M * H * D) + h * D, H * D, room, group * TILES * 16, M, mixed, 1.0f);
     }
@@ -195,34 +215,39 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forward(
 // --- backward --------------------------------------------------------------------------------------------------------
 
 // A head in shared memory: rows of queries, keys, values and dout; of each query the log2 of its summed exponentials
-// and the sum of out * dout.
-struct Head { const u16 *q, *k, *v, *dout; const float *lse, *delta; };
+// and minus the sum of out * dout, from which the products of dout and values start.
+struct Head { const u16 *q, *k, *v, *dout; const float *lse, *minus_delta; };
 
 // dk and dv of a group of keys: all queries pass by. The scores stand with keys going down.
-__device__ inline void by_keys(int group, const Head& s, u16* room, u16* dk, u16* dv, long long next) {
-    const int lane = lane_part(), column = threadIdx.x % 4 * 2;
+__device__ inline void by_keys(int group, const Head& s, u16* room, u16* dk, u16* dv, int next) {
+    const int column = threadIdx.x % 4 * 2;
     Left key, value;
-    load_left(key, s.k + group * TILES * TILE + lane);
-    load_left(value, s.v + group * TILES * TILE + lane);
+    load_left(key, s.k + group * TILES * TILE);
+    load_left(value, s.v + group * TILES * TILE);
     Sums to_k = {}, to_v = {};
 #pragma unroll 1
     for (int i = 0; i < QT; i++) {
-        Products p = {}, ds = {};
-        times_rows(p, key, s.q + i * TILE + lane);
-        times_rows(ds, value, s.dout + i * TILE + lane);
+        Products p, ds, zero = {}, minus;
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            const Two delta = *(const Two*)(s.minus_delta + i * 16 + n * 8 + column);
+#pragma unroll
+            for (int j = 0; j < TILES * 4; j++) minus[j / 4][n][j % 4] = delta.x[j % 2];
+        }
+        times_rows(p, key, s.q + i * TILE, zero);
+        times_rows(ds, value, s.dout + i * TILE, minus);
 #pragma unroll
         for (int n = 0; n < 2; n++) {
             const Two lse = *(const Two*)(s.lse + i * 16 + n * 8 + column);
-            const Two delta = *(const Two*)(s.delta + i * 16 + n * 8 + column);
 #pragma unroll
             for (int j = 0; j < TILES * 4; j++) {
                 float &a = p[j / 4][n][j % 4], &d = ds[j / 4][n][j % 4];
-                a = exp2_fast(a * (SCALE * LOG2E) - lse.x[j % 2]);
-                d = a * (d - delta.x[j % 2]);
+                a = exp2_fast(a * TO_LOG2 - lse.x[j % 2]);
+                d *= a;
             }
         }
-        times_columns(to_v, p, s.dout + i * TILE + lane);
-        times_columns(to_k, ds, s.q + i * TILE + lane);
+        times_columns(to_v, p, s.dout + i * TILE);
+        times_columns(to_k, ds, s.q + i * TILE);
     }
     store(dk, next, room, group * TILES * 16, T, to_k, SCALE);
     store(dv, next, room, group * TILES * 16, T, to_v, 1.0f);
@@ -230,31 +255,35 @@ __device__ inline void by_keys(int group, const Head& s, u16* room, u16* dk, u16
 
 // dq of a group of queries: all keys pass by. Adds the columns of dq to `down`, as a lane has them.
 __device__ inline void by_queries(
-    int group, const Head& s, u16* room, u16* dq, long long next, float (&down)[CHUNKS][2]) {
-    const int lane = lane_part(), row = group * TILES * 16 + threadIdx.x % 32 / 4;
+    int group, const Head& s, u16* room, u16* dq, int next, float (&down)[CHUNKS][2]) {
+    const int row = group * TILES * 16 + threadIdx.x % 32 / 4;
     Left query, dout;
-    load_left(query, s.q + group * TILES * TILE + lane);
-    load_left(dout, s.dout + group * TILES * TILE + lane);
-    float lse[TILES][2], delta[TILES][2];
+    load_left(query, s.q + group * TILES * TILE);
+    load_left(dout, s.dout + group * TILES * TILE);
+    float lse[TILES][2];
+    Products minus;
 #pragma unroll
-    for (int j = 0; j < TILES * 2; j++)
-        lse[j / 2][j % 2] = s.lse[row + j * 8], delta[j / 2][j % 2] = s.delta[row + j * 8];
+    for (int j = 0; j < TILES * 2; j++) {
+        lse[j / 2][j % 2] = s.lse[row + j * 8];
+#pragma unroll
+        for (int n = 0; n < 4; n++) minus[j / 2][n / 2][j % 2 * 2 + n % 2] = s.minus_delta[row + j * 8];
+    }
     Sums to_q = {};
 #pragma unroll 1
     for (int i = 0; i < KT; i++) {
-        Products p = {}, ds = {};
-        times_rows(p, query, s.k + i * TILE + lane);
-        times_rows(ds, dout, s.v + i * TILE + lane);
+        Products p, ds, zero = {};
+        times_rows(p, query, s.k + i * TILE, zero);
+        times_rows(ds, dout, s.v + i * TILE, minus);
 #pragma unroll
         for (int j = 0; j < TILES * 8; j++) {
             float &a = p[j / 8][j / 4 % 2][j % 4], &d = ds[j / 8][j / 4 % 2][j % 4];
-            d = exp2_fast(a * (SCALE * LOG2E) - lse[j / 8][j % 4 / 2]) * (d - delta[j / 8][j % 4 / 2]);
+            d *= exp2_fast(a * TO_LOG2 - lse[j / 8][j % 4 / 2]);
         }
         if (T % 16 && i == KT - 1)  // a padded key scores 0, whose exp2 overflows where all real scores are far below
 #pragma unroll
             for (int j = 0; j < TILES * 8; j++)
                 if (i * 16 + j / 4 % 2 * 8 + threadIdx.x % 4 * 2 + j % 2 >= T) ds[j / 8][j / 4 % 2][j % 4] = 0.0f;
-        times_columns(to_q, ds, s.k + i * TILE + lane);
+        times_columns(to_q, ds, s.k + i * TILE);
     }
     store(dq, next, room, group * TILES * 16, M, to_q, SCALE);
 #pragma unroll
@@ -266,16 +295,16 @@ __device__ inline void by_queries(
                 if (row + i * 16 + c / 2 * 8 < M) down[n][c % 2] += to_q[i][n][c];
 }
 
-// Stage dout; the sums of out * dout along each row; adds this thread's part of the columns of dout to `down`.
-__device__ inline void stage_dout(u16* to, float* delta, Rows dout, Rows out, float (&down)[8]) {
+// Stage dout; minus the sums of out * dout along each row; adds this thread's part of the columns of dout to `down`.
+__device__ inline void stage_dout(u16* to, float* minus_delta, Rows dout, Rows out, float (&down)[8]) {
     constexpr int ROUNDS = (QT * 16 * CHUNKS + THREADS - 1) / THREADS;
     Eight a[ROUNDS] = {}, b[ROUNDS] = {};
 #pragma unroll
     for (int r = 0; r < ROUNDS; r++) {  // all on their way before the first is needed
         int i = threadIdx.x + r * THREADS, row = i / CHUNKS, chunk = i % CHUNKS;
         if (row < M) {
-            a[r] = load8(dout.at + row * dout.next + chunk * 8);
-            b[r] = load8(out.at + row * out.next + chunk * 8);
+            a[r] = load8(dout.at + (long long)row * dout.next + chunk * 8);
+            b[r] = load8(out.at + (long long)row * out.next + chunk * 8);
         }
     }
 #pragma unroll
@@ -291,8 +320,8 @@ __device__ inline void stage_dout(u16* to, float* delta, Rows dout, Rows out, fl
 #pragma unroll
         for (int way = 1; way < CHUNKS; way *= 2) sum += swapped(sum, way);
         if (row < QT * 16) {
-            store8(to + row * ROW + chunk * 8, a[r]);
-            if (chunk == 0) delta[row] = sum;
+            store8_shared(to + row * ROW + chunk * 8, a[r]);
+            if (chunk == 0) minus_delta[row] = -sum;
         }
     }
 }
@@ -338,13 +367,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backward(
     u16 *sk = shared, *sv = sk + KT * TILE, *sq = sv + KT * TILE, *sdout = sq + QT * TILE, *room = sdout + QT * TILE;
     float *parts = (float*)room, *slse = (float*)(room + WARPS * TILE), *sdelta = slse + QG * TILES * 16;
     long long b = blockIdx.x / H, h = blockIdx.x % H;
-    stage(sq, {q + b * q_b + h * q_h, q_m}, M, QT * 16);
-    stage(sk, {k + b * k_b + h * k_h, k_t}, T, KT * 16);
-    stage(sv, {v + b * k_b + h * k_h, k_t}, T, KT * 16);
+    stage<QT>(sq, {q + b * q_b + h * q_h, (int)q_m}, M);
+    stage<KT>(sk, {k + b * k_b + h * k_h, (int)k_t}, T);
+    stage<KT>(sv, {v + b * k_b + h * k_h, (int)k_t}, T);
     for (int i = threadIdx.x; i < QG * TILES * 16; i += THREADS)
         slse[i] = i < M ? lse[(b * H + h) * M + i] : INFINITY;  // a padded query has the probabilities exp2(-inf)
     float of_dout[8] = {}, of_dq[CHUNKS][2] = {};
-    stage_dout(sdout, sdelta, {dout + b * o_b + h * o_h, o_m}, {out + b * (M * H * D) + h * D, H * D}, of_dout);
+    stage_dout(sdout, sdelta, {dout + b * o_b + h * o_h, (int)o_m}, {out + b * (M * H * D) + h * D, H * D}, of_dout);
     copies_done();
     __syncthreads();
 
@@ -353,9 +382,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backward(
     u16 *to_k = dk + b * d_b + h * d_h, *to_v = dv + b * d_b + h * d_h, *to_q = dq + b * g_b + h * g_h;
     for (int i = threadIdx.x / 32; i < KG + QG; i += WARPS) {
         if (i < KG)
-            by_keys(i, head, room, to_k, to_v, d_t);
+            by_keys(i, head, room, to_k, to_v, (int)d_t);
         else
-            by_queries(i - KG, head, room, to_q, g_m, of_dq);
+            by_queries(i - KG, head, room, to_q, (int)g_m, of_dq);
     }
     if (BIASED) store_dbias(dbias + b * (3 * H * D) + h * D, parts, of_dq, of_dout);
 }

@@ -38,9 +38,20 @@ __device__ inline float exp2_fast(float x) {
 __device__ inline float swapped(float x, int way) { return __shfl_xor_sync(0xffffffff, x, way); }
 
 __device__ inline void store2(u16* to, float low, float high) { *(u32*)to = pack(low, high); }
-__device__ inline Eight load8(const u16* from) { return *(const Eight*)from; }
-__device__ inline void store8(u16* to, const Eight& x) { *(Eight*)to = x; }
+__device__ inline Eight load8(const u16* from) {
+    const uint4 x = *(const uint4*)from;
+    return {{x.x, x.y, x.z, x.w}};
+}
+__device__ inline void store8_shared(u16* to, const Eight& x) {
+    *(uint4*)to = make_uint4(x.x[0], x.x[1], x.x[2], x.x[3]);
+}
+// Said in PTX, since the compiler else makes four stores of it.
+__device__ inline void store8_global(u16* to, const Eight& x) {
+    asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(x.x[0]), "r"(x.x[1]), "r"(x.x[2]), "r"(x.x[3])
+                 : "memory");
+}
 
+__device__ inline bool anywhere(bool x) { return __any_sync(0xffffffff, x); }  // in the warp
 __device__ inline void warp_done() { __syncwarp(); }  // what its lanes wrote to shared memory, all of them see
 
 __device__ inline u32 in_shared(const void* at) { return (u32)__cvta_generic_to_shared(at); }
@@ -61,9 +72,18 @@ __device__ inline void load_matrix_turned(u32 (&r)[4], const u16* at) {
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(in_shared(at)));
 }
 
-// c [16, 8] += a [16, 16] times b [16, 8]
+// d [16, 8] = c + a [16, 16] times b [16, 8]
+__device__ inline void mma(float (&d)[4], const float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." KIND "." KIND ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%10,%11,%12,%13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+}
+
+// c += a times b
 __device__ inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32." KIND "." KIND ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." KIND "." KIND ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
