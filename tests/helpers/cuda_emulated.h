@@ -1,5 +1,5 @@
-// A CUDA block on a CPU: every thread a fiber, every exchange of a warp a meeting of its 32. Slow, exact, repeatable.
-// Fragments are laid out as the PTX ISA says of ldmatrix and of mma.m16n8k16.
+// CUDA blocks on a CPU: every thread a fiber, every exchange of a warp a meeting of its 32. Slow, exact, repeatable.
+// Fragments are laid out as the PTX ISA says of ldmatrix and of mma.m16n8k16. Has what short_attention_device.h has.
 
 #include <ucontext.h>
 
@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #define EMULATED
@@ -182,3 +183,20 @@ inline void mma(float (&d)[4], const float (&c)[4], const u32 (&a)[4], u32 b0, u
     meet_warp();
 }
 inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) { mma(c, c, a, b0, b1); }
+
+// All blocks of a kernel, one after another, with arguments that came as words of 64 bits.
+template <class X> X argument(uint64_t word) {
+    X x;
+    memcpy(&x, &word, sizeof x);
+    return x;
+}
+template <class... A, size_t... I>
+void launch(void (*kernel)(A...), int blocks, int threads, const uint64_t* words, std::index_sequence<I...>) {
+    for (blockIdx.x = 0; blockIdx.x < (unsigned)blocks; blockIdx.x++) {
+        memset(shared, 0x7e, sizeof shared);  // what was not staged is no number
+        run_block(threads, [&] { kernel(argument<A>(words[I])...); });
+    }
+}
+template <class... A> void launch(void (*kernel)(A...), int blocks, int threads, const uint64_t* words) {
+    launch(kernel, blocks, threads, words, std::index_sequence_for<A...>{});
+}

@@ -1,4 +1,4 @@
-"""Norms and GELU in one pass against plain PyTorch in float64, run by Triton's interpreter in a process of their own."""
+"""Norms and GELU in one pass against plain PyTorch in float64, in Triton's interpreter, in a process of their own."""
 
 from __future__ import annotations
 

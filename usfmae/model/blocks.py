@@ -25,7 +25,7 @@ class PatchEmbed(nn.Module):
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
-# Who computes attention, and norms and GELU under a compiler: "torch", PyTorch; "ours", our Triton kernels
+# Who computes attention, and norms and GELU under a compiler: "torch", PyTorch; "ours", our kernels
 # (`short_attention`, `one_pass`), an error where they cannot run; "auto", ours wherever they can.
 KERNELS = "auto"
 HAS_TRITON = find_spec("triton") is not None
@@ -38,7 +38,7 @@ def attend(q: Tensor | None, source: Tensor, bias: Tensor | None = None) -> Tens
     source [B,T,2,H,d] holds keys and values. bias: [3*H*d], already added to queries, keys and values, by a constant:
     its gradient is summed here.
     """
-    if KERNELS == "ours" or (KERNELS == "auto" and HAS_TRITON and source.is_cuda):
+    if KERNELS == "ours" or (KERNELS == "auto" and source.is_cuda):
         from usfmae.model import short_attention
 
         if KERNELS == "ours" or short_attention.fits(q, source):
@@ -51,7 +51,7 @@ def attend(q: Tensor | None, source: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def in_one_pass(x: Tensor) -> bool:
-    """Whether norms and GELU of rows like those of x [..,D] take our kernels, which pay where a compiler does the rest."""
+    """Whether norms and GELU of rows like those of x [..,D] take our kernels, which pay beside a compiler."""
     if KERNELS == "torch" or not HAS_TRITON:
         return False
     if not (KERNELS == "ours" or (x.is_cuda and torch.compiler.is_compiling())):

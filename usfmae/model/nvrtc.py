@@ -88,7 +88,7 @@ def binary(source: Path, before: str, arch: str) -> bytes:
         _check(nvrtc.nvrtcGetProgramLog(program, log))
         raise RuntimeError(f"{source.name} does not compile for {arch}: {log.decode().strip()}") from error
     (size,) = _check(nvrtc.nvrtcGetCUBINSize(program))
-    code = b" " * size
+    code: bytes = b" " * size
     _check(nvrtc.nvrtcGetCUBIN(program, code))
     return code
 

@@ -44,15 +44,15 @@ def norm_walk(dim: int) -> Walk:
     return Walk(2, 0, 2 if dim <= 512 else 4, 4, 4)
 
 
-
 def fits(x: Tensor) -> bool:
-    """Whether these kernels take rows like those of x [.., D]: on a GPU that knows bfloat16, or interpreted."""
-    return 0 < x.shape[-1] <= MAX_DIM and (INTERPRETED or _modern(x.device))
+    """Whether these kernels take rows like those of x [.., D]: on a Hopper GPU, or interpreted."""
+    return 0 < x.shape[-1] <= MAX_DIM and (INTERPRETED or _measured(x.device))
 
 
 @torch.compiler.assume_constant_result
-def _modern(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+def _measured(device: torch.device) -> bool:
+    """Whether a device is of the kind on which these kernels were seen to pay."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 @cache
@@ -127,7 +127,9 @@ def _summed(parts: Tensor) -> Tensor:
     return out
 
 
-INTERPRETED = not isinstance(_norm_backward, triton.JITFunction)  # TRITON_INTERPRET=1: any device, very slowly
+INTERPRETED = not isinstance(
+    _norm_backward, triton.JITFunction
+)  # TRITON_INTERPRET=1: any device, very slowly
 
 
 def norm_backward(
@@ -230,8 +232,9 @@ def _gelu_forward(X, BIAS, OUT, rows, D: tl.constexpr, C: tl.constexpr, B: tl.co
 
 
 @triton.jit
-def _gelu_backward(DOUT, X, BIAS, DX, SUMS, rows, D: tl.constexpr, C: tl.constexpr, B: tl.constexpr,
-    AHEAD: tl.constexpr):
+def _gelu_backward(
+    DOUT, X, BIAS, DX, SUMS, rows, D: tl.constexpr, C: tl.constexpr, B: tl.constexpr, AHEAD: tl.constexpr
+):
     """dx of blocks of B rows and C columns, and the column sums of dx."""
     columns = tl.program_id(0) * C + tl.arange(0, C)
     inside = columns < D
@@ -250,9 +253,7 @@ def _gelu_backward(DOUT, X, BIAS, DX, SUMS, rows, D: tl.constexpr, C: tl.constex
     tl.store(SUMS + tl.program_id(1) * D + columns, tl.sum(total, 0), mask=inside)
 
 
-def gelu_backward(
-    dout: Tensor, x: Tensor, bias: Tensor, walk: Walk | None = None
-) -> tuple[Tensor, Tensor]:
+def gelu_backward(dout: Tensor, x: Tensor, bias: Tensor, walk: Walk | None = None) -> tuple[Tensor, Tensor]:
     """Gradients of x [..,D] and, float32, of bias [D]."""
     walk, dim = walk or GELU, x.shape[-1]
     dout, x = dout.contiguous(), x.contiguous()

@@ -35,14 +35,17 @@ class Cut(NamedTuple):
 
 
 def cuts_of(m: int, t: int, d: int) -> tuple[Cut, Cut]:
-    """Of the forward and the backward pass, for M queries over T keys of d numbers. Fixed, not tuned at run time."""
+    """Of the forward and the backward pass, for M queries over T keys of d numbers: the fastest of those tried.
+
+    Tried on an H200 by `benchmarks/attention.py`; fixed, not tuned at run time.
+    """
     if max(m, t) <= 64:
-        return Cut(4, 1, 4), Cut(4, 1, 3)
-    return (Cut(4, 2, 3), Cut(4, 2, 3)) if d == 32 else (Cut(5, 1, 3), Cut(7, 1, 1))
+        return Cut(4, 1, 5), Cut(2, 1, 6)
+    return Cut(4, 2, 3), Cut(4, 2, 3) if d == 32 else Cut(7, 2, 1)
 
 
 def fits(q: Tensor | None, source: Tensor) -> bool:
-    """Whether these kernels take such tensors (see `attend`) on such a device: an NVIDIA GPU since Ampere."""
+    """Whether these kernels take such tensors (see `attend`) on such a device: a Hopper GPU."""
     m, t, d = (source if q is None else q).shape[1], source.shape[1], source.shape[-1]
     return (
         source.dtype in DTYPES
@@ -54,12 +57,15 @@ def fits(q: Tensor | None, source: Tensor) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def room(device: torch.device) -> int:
-    """Bytes of shared memory a block may have on a device; 0 where these kernels do not run."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+    """Bytes of shared memory a block may have on a device; 0 where these kernels do not run.
+
+    They would from Ampere on, but have been measured on Hopper only.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != 9:
         return 0
-    most: int = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    most: int = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
     return most if nvrtc.compiles_for(device) else 0
 
 
@@ -74,7 +80,7 @@ def attend(q: Tensor | None, source: Tensor, bias: Tensor | None = None) -> Tens
         asked = "" if q is None else f" asked by {list(q.shape)} of {q.dtype}"
         raise ValueError(
             f"no short attention for {list(source.shape)} of {source.dtype} on {source.device}{asked}: it takes up to "
-            f"{MAX_TOKENS} tokens, heads of {HEAD_DIMS}, bfloat16 or float16, on an NVIDIA GPU since Ampere; "
+            f"{MAX_TOKENS} tokens, heads of {HEAD_DIMS}, bfloat16 or float16, on a Hopper GPU; "
             "use KERNELS = 'torch'"
         )
     out: Tensor = _attention(q, source, bias)[0]
@@ -85,7 +91,9 @@ def _shared(m: int, t: int, d: int, cut: Cut) -> dict[str, int]:
     """Bytes of shared memory of a block: padded rows, a tile a warp; the backward pass also keeps float32."""
     queries, keys, row = -(-m // 16) * 16, -(-t // 16) * 16, 2 * (d + 8)
     grouped = -(-m // (16 * cut.tiles)) * 16 * cut.tiles
-    after = max(cut.warps, cut.tiles) * 16 * row  # what a last group may read beyond the last array lies there, too
+    after = (
+        max(cut.warps, cut.tiles) * 16 * row
+    )  # what a last group may read beyond the last array lies there, too
     return {
         "forward": (queries + 2 * keys) * row + after,
         "backward": 2 * (queries + keys) * row + after + 4 * 2 * grouped,
@@ -94,7 +102,15 @@ def _shared(m: int, t: int, d: int, cut: Cut) -> dict[str, int]:
 
 @cache
 def kernel(
-    name: str, m: int, t: int, d: int, h: int, dtype: torch.dtype, biased: bool, cut: Cut, device: torch.device
+    name: str,
+    m: int,
+    t: int,
+    d: int,
+    h: int,
+    dtype: torch.dtype,
+    biased: bool,
+    cut: Cut,
+    device: torch.device,
 ) -> nvrtc.Kernel:
     """`forward` or `backward` for a shape, compiled once."""
     constants = {"M": m, "T": t, "D": d, "H": h, "BIASED": int(biased)}
@@ -107,8 +123,8 @@ def kernel(
 
 def _aligned(x: Tensor) -> Tensor:
     """As it is, if the numbers of a head lie side by side and every head begins at 16 bytes; a copy otherwise."""
-    good = x.stride(-1) == 1 and all(s % 8 == 0 for s in x.stride()[:-1]) and x.data_ptr() % 16 == 0
-    return x if good else x.contiguous().clone() if x.data_ptr() % 16 else x.contiguous()
+    good = x.stride(-1) == 1 and all(step % 8 == 0 for step in x.stride()[:-1]) and x.data_ptr() % 16 == 0
+    return x if good else x.clone(memory_format=torch.contiguous_format)
 
 
 def _parts(q: Tensor | None, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +142,7 @@ def forward(q: Tensor | None, source: Tensor, cut: Cut | None = None) -> tuple[T
     (b, m, h, d), t = queries.shape, k.shape[1]
     out, lse = queries.new_empty(b, m, h, d), queries.new_empty(b, h, m, dtype=torch.float32)
     cut = cut or cuts_of(m, t, d)[0]
-    with torch.cuda.device_of(source):
+    with torch.cuda.device_of(source):  # type: ignore[no-untyped-call]
         run = kernel("forward", m, t, d, h, source.dtype, False, cut, source.device)
         run(b * h, 32 * cut.warps, [queries, k, v, out, lse, *_steps(queries, k)])
     return out, lse
@@ -142,7 +158,7 @@ def backward(
     dq, dsource, dbias = _gradients_of(q, source, None if bias is None else bias.new_empty(b, 3 * h * d))
     into, dk, dv = _parts(None if q is None else dq, dsource)
     cut = cut or cuts_of(m, t, d)[1]
-    with torch.cuda.device_of(source):
+    with torch.cuda.device_of(source):  # type: ignore[no-untyped-call]
         run = kernel("backward", m, t, d, h, source.dtype, bias is not None, cut, source.device)
         tensors = [queries, k, v, out, lse, dout, into, dk, dv, dbias]
         run(b * h, 32 * cut.warps, [*tensors, *_steps(queries, k, dout, into, dk)])
@@ -183,7 +199,9 @@ def _(
     return _gradients_of(q, source, bias)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor | None, Tensor, Tensor | None], output: tuple[Tensor, Tensor]) -> None:
+def _keep(
+    ctx: Any, inputs: tuple[Tensor | None, Tensor, Tensor | None], output: tuple[Tensor, Tensor]
+) -> None:
     ctx.save_for_backward(*inputs, *output)
 
 
