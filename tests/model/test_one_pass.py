@@ -49,7 +49,7 @@ def gelu(shape, kind, spread=2.0):
     return apart(ours, [exact, *torch.autograd.grad(exact, [x64, bias64], dout.double())])
 
 found = {"norm": {}, "gelu": {}}
-for shape in ((3, 50, 64), (1, 1, 96), (2, 197, 32), (1, 300, 768)):
+for shape in ((3, 50, 64), (1, 1, 96), (2, 197, 32), (1, 40, 768)):
     for kind in (torch.float16, torch.float32):
         for biased in (False, True):
             found["norm"][f"{shape} {kind} {biased}"] = norm(shape, biased, kind)
