@@ -1,6 +1,6 @@
 """One command for a GPU, in under nine minutes: how near the pretrainer comes to what the device can do.
 
-    python benchmarks/gpu.py [--minutes 8.5] [--tiny] [--data CORPUS] [--out results.json]
+    python benchmarks/gpu.py [--minutes 8.5] [--tiny] [--data CORPUS] [--only base/kernels loader] [--out results.json]
 
 Ceilings first (a copy on the device, a bfloat16 matrix product), then for ViT-S, B and L a training step in bfloat16
 with fused AdamW on images that are already there: images/s, share of the device's peak (MFU), peak memory, compiled
@@ -216,6 +216,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
+    parser.add_argument(
+        "--only", nargs="+", metavar="SIZE/WHO", help="these rows alone; `loader` is the loader's"
+    )
     parser.add_argument("--data", type=Path, help="corpus to feed from (default: pictures made for it)")
     parser.add_argument("--out", type=Path, help="write the results as JSON here too")
     options = parser.parse_args()
@@ -254,14 +257,19 @@ def main() -> None:
             options.out.write_text(text + "\n")
         return text
 
+    only = None if options.only is None else set(options.only)
     for number, (size, who, compiled) in enumerate(schedule(options.tiny)):
-        if number == (3 if options.tiny else 4):  # after what the goals speak of
+        if number == (3 if options.tiny else 4) and (
+            only is None or "loader" in only
+        ):  # after what the goals speak of
             loader = fed(session, options.tiny, 0 if options.tiny else options.workers, options.data)
             if loader is None:
                 skipped.append("the loader")
             else:
                 rate, wait = f"{loader['images_per_second']:,.1f} images/s", f"{loader['data_wait']:.2%}"
                 print(f"        fed by the loader: {rate}, waiting {wait} of the time", flush=True)
+        if only is not None and f"{size}/{who}" not in only:
+            continue
         form = "compiled" if compiled else "eager"
         if session.left() < EXPECTED[form]:
             skipped.append(f"{size} {who} {form}")
