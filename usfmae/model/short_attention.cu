@@ -7,30 +7,35 @@
 // parts of dq. No sum depends on the order in which warps run: the same inputs give the same bits.
 //
 // Written before this by whoever compiles: M queries, T keys, D numbers a head (32 or 64), H heads, WARPS, TILES of 16
-// rows that a warp takes at a time (the last group may read on into what follows, and drops it), BLOCKS that a multiprocessor should hold, BIASED; F16 is 0 for bfloat16.
-// Strides count numbers. Scores are taken times log2(e), for ex2. Rows beyond the last token are read as zeros.
+// rows that a warp takes at a time (the last group may read on into what follows, and drops it), BLOCKS that a
+// multiprocessor should hold, BIASED; F16 is 0 for bfloat16. Strides count numbers. Scores are taken times log2(e), for
+// ex2. Rows beyond the last token are read as zeros.
 
 #ifndef EMULATED
 #include "short_attention_device.h"
 #endif
 
 constexpr int THREADS = 32 * WARPS;
-constexpr int QG = (M + 16 * TILES - 1) / (16 * TILES), KG = (T + 16 * TILES - 1) / (16 * TILES);  // groups of tiles
-constexpr int QT = (M + 15) / 16, KT = (T + 15) / 16;                 // tiles with a real row
-constexpr int ROW = D + 8;                    // numbers from row to row: eight rows lie in different banks
-constexpr int TILE = 16 * ROW, CHUNKS = D / 8, STEPS = D / 16;  // a chunk is 16 bytes; a step of a product 16 numbers
-constexpr float LOG2E = 1.4426950408889634f;
+constexpr int QT = (M + 15) / 16, KT = (T + 15) / 16;                      // tiles with a real row
+constexpr int QG = (QT + TILES - 1) / TILES, KG = (KT + TILES - 1) / TILES;  // groups of tiles
+constexpr int ROW = D + 8;       // numbers from row to row: eight rows lie in different banks
+constexpr int TILE = 16 * ROW;
+constexpr int CHUNKS = D / 8;    // of 16 bytes
+constexpr int STEPS = D / 16;    // of a product over D
 constexpr float SCALE = D == 64 ? 0.125f : 0.17677669529663687f;  // 1 / sqrt(D)
-constexpr float TO_LOG2 = SCALE * LOG2E;      // from a product of query and key to the power of two it stands for
-constexpr int KEYS_AT_ONCE = 4 / TILES;       // tiles of keys between two corrections of the softmax
-constexpr int LAST = (KT - 1) % KEYS_AT_ONCE + 1;                     // of them in the last round
+constexpr float TO_LOG2 = SCALE * 1.4426950408889634f;  // from a product of query and key to the power of two it means
+constexpr int KEYS_AT_ONCE = 4 / TILES;                 // tiles of keys in a round of the softmax
+constexpr int LAST = (KT - 1) % KEYS_AT_ONCE + 1;       // in the last round
+
+static_assert(TILES <= 4 && (D == 32 || D == 64));
 
 struct alignas(8) Two { float x[2]; };
 struct Rows { const u16* at; int next; };  // the rows of a head: the first, and the way to the following
-typedef float Products[TILES][2][4];             // of 16 rows a tile with 16 others: [16, 16]
-typedef float Sums[TILES][CHUNKS][4];            // [16, D] a tile
-typedef u32 Left[TILES][STEPS][4];               // [16, D] a tile as left factor
+typedef float Products[TILES][2][4];       // of 16 rows a tile with 16 others: [16, 16]
+typedef float Sums[TILES][CHUNKS][4];      // [16, D] a tile
+typedef u32 Left[TILES][STEPS][4];         // [16, D] a tile as left factor
 
+// Rows to shared memory, in whole tiles.
 template <int TILES_OF_ROWS>
 __device__ inline void stage(u16* to, Rows from, int rows) {
     constexpr int PASS = THREADS / CHUNKS;  // rows that all threads copy at a time
@@ -127,7 +132,8 @@ __device__ inline void times_columns(Sums& x, Products& p, const u16* rows) {
 // it was last looked up: it is looked up again where a score is more than 8 above it, in powers of two.
 template <int COUNT>
 __device__ inline void attend_some(
-    int first, Left& query, const u16* sk, const u16* sv, Sums& mixed, float (&top)[TILES][2], float (&total)[TILES][2]) {
+    int first, Left& query, const u16* sk, const u16* sv, Sums& mixed, float (&top)[TILES][2],
+    float (&total)[TILES][2]) {
     const Products zero = {};
     Products s[COUNT];
     float most[TILES][2];
@@ -140,8 +146,8 @@ __device__ inline void attend_some(
 #pragma unroll
         for (int j = 0; j < TILES * 8; j++) {
             float& x = s[t][j / 8][j / 4 % 2][j % 4];
-            if (COUNT == LAST && first + t == KT - 1 && j / 4 % 2 * 8 + threadIdx.x % 4 * 2 + j % 2 >= T - (KT - 1) * 16)
-                x = -INFINITY;
+            const bool past = j / 4 % 2 * 8 + threadIdx.x % 4 * 2 + j % 2 >= T - (KT - 1) * 16;
+            if (COUNT == LAST && first + t == KT - 1 && past) x = -INFINITY;
             most[j / 8][j % 4 / 2] = max(most[j / 8][j % 4 / 2], x);
         }
     }
