@@ -152,7 +152,12 @@ def norm_backward(
     return dx, _summed(sums)
 
 
-@torch.library.custom_op("usfmae::norm_backward", mutates_args=())
+@torch.library.custom_op(
+    "usfmae::norm_backward",
+    mutates_args=(),
+    schema="(Tensor dskip, Tensor dy, Tensor x, Tensor? before, Tensor weight, Tensor mean, Tensor rstd)"
+    " -> (Tensor, Tensor)",
+)
 def _norm_gradients(
     dskip: Tensor, dy: Tensor, x: Tensor, before: Tensor | None, weight: Tensor, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor]:

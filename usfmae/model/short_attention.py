@@ -174,12 +174,20 @@ def _gradients_of(q: Tensor | None, source: Tensor, bias: Tensor | None) -> tupl
 # --- the operator, as PyTorch's autograd and compiler see it --------------------------------------------------------
 
 
-@torch.library.custom_op("usfmae::short_attention", mutates_args=())
+@torch.library.custom_op(
+    "usfmae::short_attention",
+    mutates_args=(),
+    schema="(Tensor? q, Tensor source, Tensor? bias) -> (Tensor, Tensor)",
+)
 def _attention(q: Tensor | None, source: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     return forward(q, source)
 
 
-@torch.library.custom_op("usfmae::short_attention_backward", mutates_args=())
+@torch.library.custom_op(
+    "usfmae::short_attention_backward",
+    mutates_args=(),
+    schema="(Tensor? q, Tensor source, Tensor? bias, Tensor out, Tensor lse, Tensor dout) -> (Tensor, Tensor, Tensor)",
+)
 def _gradients(
     q: Tensor | None, source: Tensor, bias: Tensor | None, out: Tensor, lse: Tensor, dout: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
