@@ -4,8 +4,9 @@
 
 Ceilings first (a copy on the device, a bfloat16 matrix product), then for ViT-S, B and L a training step in bfloat16
 with fused AdamW on images that are already there: images/s, share of the device's peak (MFU), peak memory, compiled
-and not, full and cross-attention decoder; transformers' ViTMAE beside it; and ViT-B fed by our loader from shards on
-disk, with the share of time it waited for data. What no longer fits into the time is left out, and said.
+and not, full and cross-attention decoder, and where a step's time goes; transformers' ViTMAE beside it; and ViT-B fed
+by our loader from shards on disk, with the share of time it waited for data. What no longer fits into the time is left
+out, and said.
 `--tiny` runs every part at toy size on any device, to show that it works.
 """
 
@@ -27,6 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._corpus import make
+from benchmarks._kernels import clock_and_power, milliseconds_by_kind
 from benchmarks._steps import Contestant, config_of, machine, ours, peer, same_loss, settle
 from usfmae.model import blocks
 from usfmae.model.mae import MAEConfig
@@ -56,6 +58,8 @@ class Result:
     mfu: float | None
     of_product: float  # share of the matrix product measured here
     memory_gib: float
+    milliseconds: dict[str, float]  # of a step, by kind of kernel
+    sustained: dict[str, float]  # clock and power
 
 
 @dataclass
@@ -118,11 +122,15 @@ def measure(session: Session, size: str, who: str, compiled: bool) -> Result:
         torch.cuda.reset_peak_memory_stats(session.device)
     seconds, _ = entrant.time(images, True, session.steps)
     memory = torch.cuda.max_memory_allocated(session.device) / 2**30 if session.device.type == "cuda" else 0.0
+    kinds, sustained = {}, {}
+    if session.device.type == "cuda":
+        kinds = milliseconds_by_kind(lambda: entrant.step(images, True))
+        sustained = clock_and_power(lambda: entrant.step(images, True), session.steps)
     work = cost_of(config).training * batch / seconds  # the peer is credited with our arithmetic, not its own
     peak = peak_flops(session.device)
     return Result(
         size, who, compiled, batch, round(batch / seconds, 1), None if peak is None else round(work / peak, 4),
-        round(work / session.product, 4), round(memory, 2),
+        round(work / session.product, 4), round(memory, 2), kinds, sustained,
     )  # fmt: skip
 
 
@@ -279,6 +287,9 @@ def main() -> None:
         mfu = "-" if result.mfu is None else f"{result.mfu:.1%}"
         print(f"{size:<7}{who:<11}{form:<10}{result.batch:>6}{result.images_per_second:>10,.1f}{mfu:>8}"
               f"{result.of_product:>12.1%}{result.memory_gib:>7.1f}", flush=True)  # fmt: skip
+        if result.milliseconds:
+            print(" " * 10 + ", ".join(f"{kind} {ms:g}" for kind, ms in result.milliseconds.items())
+                  + f" ms; {', '.join(f'{name} {value:g}' for name, value in result.sustained.items())}")  # fmt: skip
         report()
         torch.compiler.reset()
         gc.collect()

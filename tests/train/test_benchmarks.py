@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks._kernels import kind_of
+
 
 def run(repo: Path, *command: str) -> tuple[str, dict[str, Any]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -38,6 +40,22 @@ def test_gpu_benchmark_at_toy_size(repo: Path, tmp_path: Path) -> None:
     assert all(r["images_per_second"] > 0 for r in line["results"])
     assert line["loader"]["images_per_second"] > 0 and 0 <= line["ratios"]["data_wait"] < 1
     assert "TFLOP/s" in out and json.loads((tmp_path / "gpu.json").read_text()) == line
+
+
+def test_kernels_are_told_apart_by_their_names() -> None:
+    found = {
+        "nvjet_sm90_tst_256x128_64x4_1x2_h_bz_coopA_bias_TNT": "products",
+        "void cublasLt::splitKreduce_kernel<32, 16, int>": "products",
+        "backward": "attention",
+        "pytorch_flash::flash_fwd_kernel": "attention",
+        "_norm_backward": "norms",
+        "triton_per_fused__to_copy_add_native_layer_norm_native_layer_norm_backward_view_23": "norms",
+        "triton_poi_fused_gelu_gelu_backward_view_20": "GELU",
+        "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<at::native::FusedOptimizer>": "optimiser",
+        "triton_red_fused_sum_view_24": "sums",
+        "Memset (Device)": "other",
+    }
+    assert {name: kind_of(name) for name in found} == found
 
 
 @pytest.mark.long
