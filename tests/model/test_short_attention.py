@@ -82,6 +82,15 @@ def test_output_and_all_gradients_are_those_of_plain_attention(emulated, shape, 
     assert apart([dbias.view(3, -1)[::2]], [rows[::2]]) < (1e-4 if kind == torch.float16 else 1e-3)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_same_on_a_gpu(shape):
+    if not short_attention.room(torch.device("cuda")):
+        pytest.skip("not a GPU that these kernels run on")
+    q, source, dout = (None if x is None else x.cuda() for x in draw(*shape, torch.bfloat16, batch=3))
+    assert apart(ours(q, source, dout), exact(q, source, dout)) < 4e-3
+
+
 @needs_gpp
 @pytest.mark.parametrize("tiles", [1, 2])
 @pytest.mark.parametrize("warps", [1, 3, 8])
