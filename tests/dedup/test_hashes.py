@@ -53,14 +53,42 @@ def test_phash_agrees_with_imagehash(seed: int) -> None:
     assert distance(phash(picture), bits) <= 4  # ties at the median only
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_phash_is_exact(seed: int) -> None:
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (90, 127), (131, 255), (257, 459), (128, 128), (40, 25)])
+def test_phash_is_exact(height: int, width: int) -> None:
     """Its sums are of whole numbers below 2^53: no order of adding, and so no processor, gives other bits."""
-    square = speckle(seed, 64, 64)
-    cosines = hashes._COSINES.astype(int)
-    low = cosines.astype(object) @ square.astype(int).astype(object) @ cosines.T.astype(object)
-    assert int(np.abs(cosines).sum(axis=1).max()) ** 2 * 255 < 2**53
+    picture = speckle(height, height, width)
+    small = picture.astype(int)
+    halvings = [max(0, side.bit_length() - 7) for side in picture.shape]
+    small = np.pad(small, [(0, -side % 2**n) for side, n in zip(picture.shape, halvings, strict=True)], "edge")
+    for _ in range(min(halvings)):
+        small = (sum(small[y::2, x::2] for y in (0, 1) for x in (0, 1)) + 2) // 4
+    assert halvings[0] == halvings[1] and max(small.shape) <= 128
+    down, across = (hashes._waves(side).astype(int) for side in picture.shape)
+    low = down.astype(object) @ small.astype(object) @ across.T.astype(object)
+    assert int(np.abs(down).sum(axis=1).max()) * int(np.abs(across).sum(axis=1).max()) * 255 < 2**53
     ordered = sorted(low.ravel())
     bits = np.array([value > ordered[127] for value in low.ravel()])
-    assert phash(square) == np.packbits(bits).tobytes().hex()
-    assert phash(np.zeros((64, 64), np.uint8)) == "0" * 64
+    assert phash(picture) == np.packbits(bits).tobytes().hex()
+
+
+def test_halving_shifts_nothing() -> None:
+    """The bits of a picture are nearly those of it shrunk by area: what halving leaves over stays in its place."""
+    moved = []
+    for seed in range(12):
+        picture = cv2.GaussianBlur(speckle(seed, 256 + 13 * seed, 259 + 21 * seed), (0, 0), 3)
+        picture = cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX)
+        small = cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA)
+        moved.append(distance(phash(picture), phash(small)))
+    assert np.mean(moved) <= 3 and max(moved) <= 8
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 3), (1, 70_000), (70_000, 3), (300, 20), (64, 5000)])
+def test_phash_of_odd_shapes(height: int, width: int) -> None:
+    picture = np.random.default_rng(1).integers(0, 255, (height, width), np.uint8)
+    assert len(phash(picture)) == 64
+    assert phash(np.zeros((height, width), np.uint8)) == "0" * 64
+
+
+def test_phash_of_a_long_picture_is_that_of_its_squashed_copy() -> None:
+    long = speckle(3, 100, 1600)
+    assert distance(phash(long), phash(cv2.resize(long, (100, 100), interpolation=cv2.INTER_AREA))) <= 10
