@@ -29,14 +29,15 @@ def quality_flags(pixels: Pixels, limits: QualityLimits) -> list[str]:
     flags = []
     count = max(1, cv2.countNonZero(pixels))
     total = cv2.sumElems(pixels)[0]
-    # The sum alone tells of most pictures that they are neither: too bright for so few, too dark for so many.
+    squares = float(cv2.norm(pixels, cv2.NORM_L2SQR))
+    # The sums alone tell of most pictures that they are neither: too bright for so few, too dark for so many.
     brightest = limits.black_level * pixels.size + (255 - limits.black_level) * limits.empty * pixels.size
     if total < brightest and lit_count(pixels, limits.black_level) < limits.empty * pixels.size:
         flags.append("empty")
     white = limits.saturated * count
-    if total > limits.white_level * white and lit_count(pixels, limits.white_level - 1) > white:
+    if squares > limits.white_level**2 * white and lit_count(pixels, limits.white_level - 1) > white:
         flags.append("saturated")
-    spread = _variance(pixels, total, count)
+    spread = _variance(squares, total, count)
     if spread < limits.flat**2:
         flags.append("flat")
     else:
@@ -46,18 +47,20 @@ def quality_flags(pixels: Pixels, limits: QualityLimits) -> list[str]:
         edges = cv2.Laplacian(middle, cv2.CV_16S)
         if count < middle.size:
             edges = cv2.bitwise_and(edges, edges, mask=middle)
-        spread = _variance(middle, cv2.sumElems(middle)[0], count)
-        if _variance(edges, cv2.sumElems(edges)[0], count) < limits.blurred * spread:
+        if _spread(edges, count) < limits.blurred * _spread(middle, count):
             flags.append("blurred")
     if min(pixels.shape) < limits.tiny:
         flags.append("tiny")
     return flags
 
 
-def _variance(values: NDArray[Any], total: float, count: int) -> float:
-    """Of the `count` values [H, W] that are not zero by a mask: zeros add to neither sum, so none is needed here."""
-    mean = total / count
-    return max(0.0, float(cv2.norm(values, cv2.NORM_L2SQR)) / count - mean**2)
+def _spread(values: NDArray[Any], count: int) -> float:
+    """Variance of the `count` values [H, W] that are not zero by a mask: zeros add to no sum, so none is needed."""
+    return _variance(float(cv2.norm(values, cv2.NORM_L2SQR)), cv2.sumElems(values)[0], count)
+
+
+def _variance(squares: float, total: float, count: int) -> float:
+    return max(0.0, squares / count - (total / count) ** 2)
 
 
 def panel_seam(work: Pixels) -> bool:

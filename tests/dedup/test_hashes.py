@@ -53,13 +53,17 @@ def test_phash_agrees_with_imagehash(seed: int) -> None:
     assert distance(phash(picture), bits) <= 4  # ties at the median only
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (90, 127), (131, 255), (257, 459), (128, 128), (40, 25)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(64, 64), (90, 127), (131, 255), (257, 459), (128, 128), (40, 25)]
+)
 def test_phash_is_exact(height: int, width: int) -> None:
     """Its sums are of whole numbers below 2^53: no order of adding, and so no processor, gives other bits."""
     picture = speckle(height, height, width)
     small = picture.astype(int)
     halvings = [max(0, side.bit_length() - 7) for side in picture.shape]
-    small = np.pad(small, [(0, -side % 2**n) for side, n in zip(picture.shape, halvings, strict=True)], "edge")
+    small = np.pad(
+        small, [(0, -side % 2**n) for side, n in zip(picture.shape, halvings, strict=True)], "edge"
+    )
     for _ in range(min(halvings)):
         small = (sum(small[y::2, x::2] for y in (0, 1) for x in (0, 1)) + 2) // 4
     assert halvings[0] == halvings[1] and max(small.shape) <= 128
@@ -82,7 +86,9 @@ def test_halving_shifts_nothing() -> None:
     assert np.mean(moved) <= 3 and max(moved) <= 8
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 3), (1, 70_000), (70_000, 3), (300, 20), (64, 5000)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (5, 3), (1, 70_000), (70_000, 3), (300, 20), (64, 5000)]
+)
 def test_phash_of_odd_shapes(height: int, width: int) -> None:
     picture = np.random.default_rng(1).integers(0, 255, (height, width), np.uint8)
     assert len(phash(picture)) == 64
