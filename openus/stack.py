@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
 
-import h5py
 import numpy as np
 
 from openus.decode.frame import Media, Pixels
@@ -38,6 +37,8 @@ def clips(file: BinaryIO, name: str, stack: Stack) -> list[StackedClip]:
     Raises:
         DecodeError: not HDF5, an array is missing, or the arrays do not belong together.
     """
+    import h5py  # heavy, and few files are HDF5
+
     with guard(name), h5py.File(file, "r") as archive:
         pixels = _array(archive, name, stack.pixels)
         if (
@@ -92,6 +93,8 @@ class _Rows(Clip):
         self.count = len(rows)
 
     def read(self, wanted: Wanted) -> Iterator[tuple[int, Pixels]]:
+        import h5py
+
         with guard(self._name):
             archive = h5py.File(self._file, "r")
         with archive:
@@ -105,6 +108,8 @@ class _Rows(Clip):
 
 
 def _array(archive: Any, name: str, key: str) -> Any:
+    import h5py
+
     # Asked for as a link, nothing is followed: one that leads out of the file must not be opened.
     if not isinstance(archive.get(key, getlink=True), h5py.HardLink):
         held = ", ".join(sorted(archive)[:12]) or "nothing"

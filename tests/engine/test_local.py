@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import subprocess
@@ -30,6 +31,16 @@ def dies_once(task: str) -> str:
 def naps(task: str) -> None:
     Path(task).write_text(str(os.getpid()))
     time.sleep(60)
+
+
+def tables(task: str) -> tuple[bool, str]:
+    import pyarrow
+
+    table = pyarrow.Table.from_pylist([{"a": task}])
+    loaded = "pandas" in sys.modules
+    import pandas
+
+    return loaded, table["a"][0].as_py() + pandas.read_csv(io.StringIO("a,b\n1,2\n"), dtype=str)["b"][0]
 
 
 def _alive(process: int) -> bool:
@@ -128,3 +139,12 @@ def test_kept_workers_survive_a_crash() -> None:
     with kept_workers():
         assert dict(run_tasks(fragile, [1, -1], 1, lambda task: 5)) == {1: 2, -1: 6}
         assert list(run_tasks(square, [3], 1)) == [(3, 9)]
+
+
+def test_workers_load_no_pandas_until_a_task_does() -> None:
+    assert list(run_tasks(tables, ["x"], 1)) == [("x", (False, "x2"))]
+
+
+def test_workers_settle_their_threads_before_numpy_is_loaded() -> None:
+    code = "import sys, openus.engine.local; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
