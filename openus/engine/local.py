@@ -210,7 +210,7 @@ def leave_out_pandas() -> None:
     """Tell pyarrow in this worker process that there is no pandas, which it loads to ask whether a list is a Series.
 
     It takes a quarter of the start of a worker, and no task makes a DataFrame of a table. Imports of pandas itself
-    are not touched.
+    are not touched. PyArrow before 18 asks again later, and loads it.
     """
     if "pandas" in sys.modules:
         return
