@@ -70,9 +70,11 @@ def test_one_of_two_workers_is_killed_and_no_byte_changes(
     nodes = {node.all_processes["raylet"][0].process.pid: node for node in two_workers.list_all_nodes()}
     (victim,) = (node for pid, node in nodes.items() if pid in above)
     two_workers.remove_node(victim, allow_graceful=False)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(busy, signal.SIGKILL)
-    _, told = build.communicate(timeout=300)
+    try:
+        _, told = build.communicate(timeout=300)
+    finally:  # not before: the process alone would be lost first, then its machine, which makes two losses
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(busy, signal.SIGKILL)
     two_workers.add_node(num_cpus=1, memory=4 << 30, object_store_memory=100 << 20)
     assert build.returncode == 0, told
     assert "Ray: 2 machines, 2 CPUs" in told
