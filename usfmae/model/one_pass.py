@@ -27,13 +27,14 @@ MAX_DIM = 2048  # numbers of a row that a program keeps on the chip
 
 
 class Walk(NamedTuple):
-    """How a kernel goes over rows: rows and columns (0: all) at a time, warps, programs a multiprocessor."""
+    """How a kernel goes over rows: rows and columns (0: all) at a time, warps, programs a multiprocessor (0: as many as
+    there are blocks), steps that are being loaded or worked on at a time. The fastest of those tried on an H200."""
 
     rows: int
     columns: int
     warps: int
     programs: int
-    ahead: int  # how many steps are being loaded or worked on at a time
+    ahead: int
 
 
 GELU, GELU_FORWARD = Walk(4, 512, 4, 4, 3), Walk(4, 512, 4, 0, 1)
@@ -127,9 +128,8 @@ def _summed(parts: Tensor) -> Tensor:
     return out
 
 
-INTERPRETED = not isinstance(
-    _norm_backward, triton.JITFunction
-)  # TRITON_INTERPRET=1: any device, very slowly
+# TRITON_INTERPRET=1: any device, very slowly.
+INTERPRETED = not isinstance(_norm_backward, triton.JITFunction)
 
 
 def norm_backward(
