@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import subprocess
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 
@@ -17,6 +19,7 @@ KINDS = (
     ("optimiser", ("multi_tensor", "adam")),
     ("sums", ("reduce_kernel", "red_fused", "_down")),
 )
+ROUNDS = 12
 OURS = {"forward": "attention", "backward": "attention"}  # short_attention.cu, by the whole name
 
 
@@ -57,3 +60,17 @@ def clock_and_power(step: Callable[[], object], steps: int) -> dict[str, float]:
     except ValueError:
         return {}
     return {"sm_mhz": clock, "watts": power}
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Median of several calls on the device, issued while it is still busy with something else."""
+    work()
+    torch.cuda.synchronize()
+    torch.cuda._sleep(30_000_000)  # cycles, some 17 ms: time to launch everything below
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(ROUNDS + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        work()
+        mark.record()
+    torch.cuda.synchronize()
+    return statistics.median(a.elapsed_time(b) for a, b in pairwise(marks))

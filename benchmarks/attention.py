@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +26,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks._kernels import milliseconds
 from benchmarks._steps import machine
 from usfmae.model import short_attention as short
 from usfmae.model.short_attention import Cut
 
 GOALS = {"step": 1.5, "worst_error": 1e-2}  # best of PyTorch over ours in a ViT-B step; relative, bfloat16
-ROUNDS = 12
 
 
 class Case(NamedTuple):
@@ -132,20 +130,6 @@ def check(cases: list[Case], batch: int, ours: Attend) -> dict[str, float]:
 
 def show(numbers: list[float]) -> str:
     return " ".join(f"{number:.1e}" for number in numbers)
-
-
-def milliseconds(work: Callable[[], object]) -> float:
-    """Median of several calls on the device, issued while it is still busy with something else."""
-    work()
-    torch.cuda.synchronize()
-    torch.cuda._sleep(30_000_000)  # cycles, some 17 ms: time to launch everything below
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(ROUNDS + 1)]
-    marks[0].record()
-    for mark in marks[1:]:
-        work()
-        mark.record()
-    torch.cuda.synchronize()
-    return statistics.median(a.elapsed_time(b) for a, b in pairwise(marks))
 
 
 def both_ways(attend: Attend, inputs: Inputs) -> tuple[float, float] | None:

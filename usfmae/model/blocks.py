@@ -147,6 +147,12 @@ class Mlp(nn.Module):
         result: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return result
 
+    def unbiased(self, x: Tensor) -> Tensor:
+        """The same without the last bias."""
+        from usfmae.model import one_pass
+
+        return F.linear(one_pass.gelu(F.linear(x, self.fc1.weight), self.fc1.bias), self.fc2.weight)
+
 
 class Block(nn.Module):
     """Pre-norm transformer block; with `last`, only the last tokens come out (others are looked at)."""
@@ -191,9 +197,8 @@ def _in_one_pass(block: Block | CrossBlock, x: Tensor, beside: Any) -> Tensor:
     skip, y = one_pass.norm_beside(x, block.norm1)
     y = block.attn.unbiased(y, beside)
     x = (skip if y.shape[1] == skip.shape[1] else skip[:, -y.shape[1] :]) + y
-    fc1, fc2 = block.mlp.fc1, block.mlp.fc2
-    skip, y = one_pass.norm_beside(x, block.norm2, block.attn.proj.bias, fc2.bias)
-    return skip + F.linear(one_pass.gelu(F.linear(y, fc1.weight), fc1.bias), fc2.weight)
+    skip, y = one_pass.norm_beside(x, block.norm2, block.attn.proj.bias, block.mlp.fc2.bias)
+    return skip + block.mlp.unbiased(y)
 
 
 class FeatureMix(nn.Module):
