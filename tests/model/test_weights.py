@@ -204,14 +204,17 @@ def test_pickled_code_is_refused_in_one_line_and_never_run(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "mae.pth"])
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "list"])
 def test_damaged_files_give_one_line(tmp_path: Path, name: str, damage: str) -> None:
     file = tmp_path / name
     state = awake(small()).state_dict()
     torch.save(state, file) if name.endswith("pth") else safetensors.torch.save_file(state, file)
-    data = {"truncated": file.read_bytes()[:-5000], "empty": b"", "text": b"<html>not found</html>" * 40}[
-        damage
-    ]
+    data = {
+        "truncated": file.read_bytes()[:-5000],
+        "empty": b"",
+        "text": b"<html>not found</html>" * 40,
+        "list": b"usfmae embed OUT\n" * 9,
+    }[damage]
     file.write_bytes(data)
     with pytest.raises(WeightsError, match=name) as error:
         load_weights(file)

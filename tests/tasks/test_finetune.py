@@ -27,12 +27,13 @@ from tests.tasks.conftest import Ended
 from usfmae.model.weights import WeightsError, load_weights
 from usfmae.tasks.classify import ClassificationTask
 from usfmae.tasks.data import find_benchmark, load_labelled
-from usfmae.tasks.finetune import finetune
+from usfmae.tasks.finetune import choose_folds, finetune
 from usfmae.tasks.labels import encode_labels
 from usfmae.tasks.models import Start, build
 from usfmae.tasks.pixels import spread_frames
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.splits import Split
+from usfmae.tasks.tables import show_result
 from usfmae.tasks.training import choose_attention
 
 Cli = Callable[..., Ended]
@@ -131,7 +132,9 @@ def test_a_killed_run_goes_on_to_the_same_result(
     assert histories[0] == histories[1]
 
 
-def test_all_folds_are_summed_up(corpus: Path, weights: Path, recipe_file: Path, tmp_path: Path) -> None:
+def test_all_folds_are_summed_up(
+    corpus: Path, weights: Path, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = load_recipe(recipe_file, ["epochs=2"])
     result = finetune(
         corpus, "bus-bra", Start(weights=str(weights)), recipe, tmp_path, device="cpu", quiet=True
@@ -144,6 +147,24 @@ def test_all_folds_are_summed_up(corpus: Path, weights: Path, recipe_file: Path,
     ]
     assert result["mean"]["accuracy"]["mean"] == pytest.approx(np.mean(values))
     assert result["mean"]["accuracy"]["sd"] == pytest.approx(np.std(values, ddof=1))
+    show_result(result, tmp_path)
+    said = capsys.readouterr().out
+    assert "mean ± sd" in said and "pooled" not in said  # what is shown is a mean over folds
+
+
+def test_several_folds_never_overwrite_the_result_of_one(
+    usfmae: Cli, done: Path, corpus: Path, weights: Path, recipe_file: Path
+) -> None:
+    before = (done / "metrics.json").read_bytes()
+    words = ["-b", "bus-bra", "-w", weights, "-r", recipe_file, "-o", done, "--set", "epochs=1", "-q"]
+    end = usfmae("finetune", corpus, *words, "--fold", 1, "--fold", 2)
+    assert (done / "metrics.json").read_bytes() == before
+    assert end.returncode == 2 and "holds the model of a single fold" in end.stderr
+
+
+def test_a_fold_named_twice_counts_once() -> None:
+    splits = [Split(f"fold{k}", *(np.arange(1),) * 3) for k in (1, 2)]
+    assert [split.name for split in choose_folds(splits, [2, 1, 2])] == ["fold2", "fold1"]
 
 
 @pytest.mark.parametrize("how", [{"timm": "test_resnet"}, {"timm": "vit_tiny_patch16_224"}, {"size": "tiny"}])
@@ -202,6 +223,8 @@ def test_set_absent_from_the_corpus(usfmae: Cli, tmp_path: Path) -> None:
         (["-b", "bus-bra", "--scratch", "tiny", "--set", "aspect=strech"], "did you mean 'stretch'"),
         (["-b", "bus-bra", "--scratch", "tiny", "--set", "epochs=many"], "'epochs' is 'many', expected int"),
         (["-b", "bus-bra", "--scratch", "tiny", "--set", "lr=-1"], "lr is -1.0, expected 0 to 10"),
+        (["-b", "bus-bra", "--scratch", "tiny", "--set", "lr=[1"], "--set lr=[1: not a value"),
+        (["-b", "bus-bra", "--scratch", "tiny", "--set", "betas=[0.9, 1.5]"], "expected two below 1"),
         (["-b", "bus-bra", "--scratch", "tiny", "--set", "augment.rotat=3"], "did you mean 'rotate'"),
         (["-b", "bus-bra", "--scratch", "tiny", "--device", "cuda:7"], "no device 'cuda:7'"),
         (

@@ -98,10 +98,12 @@ def test_command_names_what_it_cannot_read(usfmae: Cli, model: Path, cine: Path,
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_all_well_is_exit_0_and_a_table(usfmae: Cli, model: Path, cine: Path) -> None:
+def test_all_well_is_exit_0_and_a_table(usfmae: Cli, model: Path, cine: Path, tmp_path: Path) -> None:
     end = usfmae("predict", model, cine, "--device", "cpu", "--frames", "--stride", 15)
     assert end.returncode == 0 and end.stderr == ""
     assert "malignant" in end.stdout and "#15" in end.stdout
+    shutil.copy(cine, tmp_path / "cine [red].dcm")  # no markup of ours
+    assert "[red]" in usfmae("predict", model, tmp_path / "cine [red].dcm", "--stride", 15).stdout
 
 
 def test_models_that_cannot_be_used(
@@ -126,6 +128,11 @@ def test_models_that_cannot_be_used(
     shutil.copytree(model, folds / "fold1")
     with pytest.raises(WeightsError, match=r"several folds; give one of them, such as .*fold1"):
         load_model(folds, "cpu")
+    run = tmp_path / "run"
+    shutil.copytree(weights, run / "checkpoints" / "step-00000001")
+    (run / "latest").symlink_to("checkpoints/step-00000001")
+    with pytest.raises(WeightsError, match=r"no classes; fine-tune them first .* --weights .*run "):
+        load_model(run, "cpu")
 
 
 def test_nothing_heavy_is_imported_for_help(repo: Path) -> None:

@@ -92,3 +92,10 @@ def test_a_state_with_code_in_it_is_refused(tmp_path: Path) -> None:
     (folder / "state.pt").write_bytes(pickle.dumps(Path("x")))
     with pytest.raises(WeightsError, match="not a training state this package wrote"):
         load_state(folder)
+
+
+def test_a_damaged_later_checkpoint_is_not_kept_in_place_of_a_whole_one(tmp_path: Path) -> None:
+    _, newer = write(tmp_path, 10, 20)
+    (newer / "state.pt").unlink()  # so that the run goes on from step 10
+    (made,) = write(tmp_path, 15, keep=1)
+    assert newest_whole(tmp_path) == made and checkpoints(tmp_path) == [made]

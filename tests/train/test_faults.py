@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,11 +22,12 @@ from usfmae.model.layouts import WeightsError
 from usfmae.model.weights import load_weights
 from usfmae.stream.index import open_index
 from usfmae.stream.plan import Cursor
-from usfmae.train.checkpoint import fault, newest_whole
+from usfmae.train.checkpoint import fault, held, newest_whole
 from usfmae.train.data import Reading, make_loader
 from usfmae.train.distributed import World
 from usfmae.train.log import read_log
 from usfmae.train.loop import pretrain
+from usfmae.train.optim import clip_gradients
 from usfmae.train.recipe import load_recipe
 
 
@@ -154,3 +156,47 @@ def test_a_leap_of_the_loss_goes_back_and_on_with_the_next_data(corpus: Path, tm
     undone = {line["step"] for line in events}
     assert kept | undone == set(range(1, 97)) and not kept & undone
     assert fault(run / "latest") == ""
+
+
+def test_a_gradient_that_is_no_number_never_reaches_a_checkpoint(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of a step is that of the weights before it: at the step that spoils them it is still sound."""
+    seen = 0
+
+    def spoilt(model: torch.nn.Module, limit: float) -> torch.Tensor:
+        nonlocal seen
+        seen += 1
+        if seen == 8:  # the step of a checkpoint
+            next(model.parameters()).grad[...] = torch.inf  # type: ignore[index]
+        return clip_gradients(model, limit)
+
+    monkeypatch.setattr("usfmae.train.trainer.clip_gradients", spoilt)
+    run = tmp_path / "run"
+    assert go(corpus, run)["steps"] == 18
+    events = [line for line in read_log(run) if "event" in line]
+    assert [line["step"] for line in events] == [8] and "norm of the gradient is" in events[0]["event"]
+    assert all(value.isfinite().all() for value in load_weights(run).state.values())
+
+
+def test_two_processes_never_write_one_run(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    go(corpus, run, max_steps=1)
+    with held(run), pytest.raises(UsageError, match="another process is at work in this run"):
+        go(corpus, run)
+    assert go(corpus, run)["steps"] == 18  # free again
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_run_goes_on_with_its_own_data_only(corpus: Path, tmp_path: Path, begun: bool) -> None:
+    """Also before its first checkpoint, when there is no place in the data yet that would tell them apart."""
+    other = make_corpus(tmp_path / "other", {"pretrain": 24}, size=48)
+    go(corpus, tmp_path / "run", max_steps=1)
+    if not begun:
+        shutil.rmtree(tmp_path / "run" / "checkpoints")
+        (tmp_path / "run" / "checkpoints").mkdir()
+    with pytest.raises((UsageError, CorpusError), match="other"):
+        go(other, tmp_path / "run")
+    moved = tmp_path / "moved"
+    shutil.copytree(corpus, moved)
+    assert go(moved, tmp_path / "run")["steps"] == 18  # the same data elsewhere are the same data

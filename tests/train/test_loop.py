@@ -145,6 +145,10 @@ def test_another_corpus_is_refused(whole: Path, tmp_path: Path) -> None:
     other = make_corpus(tmp_path / "other", {"pretrain": 46}, size=48)
     run = tmp_path / "run"
     shutil.copytree(whole, run, symlinks=True)
+    with pytest.raises(UsageError, match=r"other: not the data that the run .* was begun on"):
+        go(other, run)
+    about = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(about | {"sha256": ""}))  # nobody has hashed them
     with pytest.raises(CorpusError, match="was made with other data"):
         go(other, run)
 

@@ -72,6 +72,12 @@ def test_overrides_convert_and_are_checked() -> None:
         ("optim.warmup=2", r"optim.warmup must be within 0..1"),
         ("model.img_size=100", "img_size 100 is not a multiple of patch_size"),
         ("model=base", "model must be a group of fields"),
+        ("training.epochs=[1", "--set training.epochs=[1: not a value"),
+        ("training.micro_batch=-1", "training.micro_batch must not be negative, found -1"),
+        ("data.flip=7", "data.flip must be within 0..1, found 7"),
+        ("data.scale=[0.9, 0.2]", "data.scale must be two shares in order"),
+        ("optim.betas=[0.9, 1.0]", "optim.betas must be below 1"),
+        ("optim.weight_decay=.nan", "optim.weight_decay must not be negative"),
     ):
         with pytest.raises(UsageError) as error:
             load_recipe("demo", [wrong])

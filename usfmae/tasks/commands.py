@@ -47,7 +47,12 @@ ProtocolOption = Annotated[
 FoldOption = Annotated[
     list[int] | None, typer.Option("--fold", help="A fold, from 1; repeatable. [default: all folds]")
 ]
-SizeOption = Annotated[int, typer.Option("--size", min=16, help="Side of the square input, px.")]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--size", min=16, help="Side of the square input, px. [default: that of the weights, or 224]"
+    ),
+]
 AspectOption = Annotated[str, typer.Option("--aspect", help="stretch, pad or crop to a square.")]
 PoolOption = Annotated[str, typer.Option("--pool", help="mean of the patch tokens, class token, or both.")]
 
@@ -185,7 +190,7 @@ def probe(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Draws of each share below 1.")] = 3,
     protocol: ProtocolOption = None,
     fold: FoldOption = None,
-    size: SizeOption = 224,
+    size: SizeOption = None,
     aspect: AspectOption = "stretch",
     pool: PoolOption = "mean",
     device: DeviceOption = "auto",
@@ -195,14 +200,16 @@ def probe(
 ) -> None:
     """Judge frozen features on a labelled set: nearest neighbours, linear, attentive, retrieval, few labels."""
     console.set_debug(debug)
+    from usfmae.tasks.lineage import own_size
     from usfmae.tasks.models import Start
     from usfmae.tasks.probe import probe as work
     from usfmae.tasks.tables import show_probe
 
     shares = [0.01, 0.05, 0.1, 0.2, 0.5, 1.0] if curve else (fraction or [1.0])
+    start = Start(weights=weights, timm=model, pretrained=pretrained, size=scratch)
     result = work(
-        data, benchmark, Start(weights=weights, timm=model, pretrained=pretrained, size=scratch), out,
-        heads=head or ("knn", "linear"), fractions=shares, seeds=seeds, protocol=protocol, folds=fold, size=size,
+        data, benchmark, start, out, heads=head or ("knn", "linear"), fractions=shares, seeds=seeds,
+        protocol=protocol, folds=fold, size=size or own_size(start.of_fold("fold1")) or 224,
         aspect=_word(aspect, "aspect", ("stretch", "pad", "crop")), pool=_word(pool, "pool", ("mean", "class", "both")),
         device=device, quiet=quiet or json_,
     )  # fmt: skip
@@ -221,7 +228,7 @@ def embed(
     model: ModelOption = None,
     pretrained: PretrainedOption = False,
     set_: Annotated[str, typer.Option("--set", help="Of a corpus: which set.")] = "pretrain",
-    size: SizeOption = 224,
+    size: SizeOption = None,
     aspect: AspectOption = "stretch",
     pool: PoolOption = "mean",
     stride: Annotated[int, typer.Option("--stride", min=1, help="Of a clip, take every n-th frame.")] = 1,
@@ -234,10 +241,12 @@ def embed(
     """Write the features of every sample of a set, or of any files, as a Parquet table."""
     console.set_debug(debug)
     from usfmae.tasks.embed import embed as work
+    from usfmae.tasks.lineage import own_size
     from usfmae.tasks.models import Start
 
+    start = Start(weights=weights, timm=model, pretrained=pretrained)
     result = work(
-        inputs, Start(weights=weights, timm=model, pretrained=pretrained), out, set_name=set_, size=size,
+        inputs, start, out, set_name=set_, size=size or own_size(start) or 224,
         aspect=_word(aspect, "aspect", ("stretch", "pad", "crop")), pool=_word(pool, "pool", ("mean", "class", "both")),
         stride=stride, batch=batch_size, device=device, quiet=quiet or json_,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any
 from openus import console
 from openus.errors import UsageError, did_you_mean
 from openus.manifest import Benchmark
+from usfmae.model.weights import WEIGHTS
 from usfmae.tasks.classify import ClassificationTask
 from usfmae.tasks.compare import Answers
 from usfmae.tasks.data import LabelledSet, find_benchmark, load_labelled
@@ -61,6 +62,8 @@ def finetune(
     labelled = load_with_progress(data, declared, recipe, quiet)
     task = TASKS[declared.task](labelled, recipe)
     splits = choose_folds(labelled.splits(protocol, seed), folds)
+    if len(splits) > 1 and (out / WEIGHTS).exists():
+        raise UsageError(f"{out}: holds the model of a single fold; give another --out for several")
     results = []
     for split in splits:
         job = Job(task, split, start.of_fold(split.name), protocol, seed, fraction)
@@ -98,7 +101,7 @@ def choose_folds(splits: list[Split], folds: Sequence[int] | None) -> list[Split
     for fold in folds:
         if not 1 <= fold <= len(splits):
             raise UsageError(f"there is no fold {fold}: the protocol has 1 to {len(splits)}")
-    return [splits[fold - 1] for fold in folds]
+    return [splits[fold - 1] for fold in dict.fromkeys(folds)]  # a fold named twice counts once
 
 
 def sum_up(out: Path, results: list[dict[str, Any]], task: Task) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from usfmae.tasks.splits import Ints, Split
 from usfmae.train.checkpoint import newest_whole
 
 Seen = dict[str, list[str]]
-"""Set to the published split words of the samples that were learned from."""
+"""Set to the published split words of the samples that were learned from; EVERY for the whole set, "" for samples
+whose split nobody published."""
+EVERY = "*"
 
 
 def config_of(start: Start) -> dict[str, Any]:
@@ -36,16 +38,17 @@ def config_of(start: Start) -> dict[str, Any]:
 
 def own_size(start: Start) -> int | None:
     """The side in pixels that the weights of `start` were trained at; None where they do not say."""
-    size = config_of(start).get("model", {}).get("img_size")
+    config = config_of(start)
+    size = config.get("model", {}).get("img_size") or config.get("input", {}).get("size")
     return size if isinstance(size, int) else None
 
 
 def seen_by(start: Start) -> Seen:
     """What the weights of `start` were trained on, as far as they say; empty where they do not."""
     config = config_of(start)
-    seen = dict(config.get("seen", {}))
-    also = config.get("recipe", {}).get("data", {}).get("also", {})
-    return merged(seen, {name: list(words) for name, words in also.items()})
+    data = config.get("recipe", {}).get("data", {})
+    also = {name: list(words) for name, words in data.get("also", {}).items()}
+    return merged(config.get("seen", {}), also, {data["set"]: [EVERY]} if "set" in data else {})
 
 
 def learned(data: LabelledSet, rows: Ints) -> Seen:
@@ -61,11 +64,15 @@ def merged(*parts: Seen) -> Seen:
 
 def seen_notes(start: Start, data: LabelledSet, split: Split) -> list[str]:
     """A note for the report where the weights have learned from the splits that are tested on."""
-    words = learned(data, split.test)[data.benchmark.set]
-    twice = sorted({*words} & {*seen_by(start).get(data.benchmark.set, ())})
-    if not twice:
+    name = data.benchmark.set
+    seen = seen_by(start).get(name, ())
+    twice = [word for word in learned(data, split.test)[name] if word in seen]
+    if EVERY in seen:
+        what = f"all of {name}, what is tested here included: the scores are those of known images"
+    elif any(twice):
+        what = f"{', '.join(filter(None, twice))} of {name}, which is tested here: the scores are those of known images"
+    elif twice:
+        what = f"images of {name}, whose splits nobody published: some of those tested here may be known"
+    else:
         return []
-    return [
-        f"the weights {start.weights} were trained on {', '.join(twice)} of {data.benchmark.set}, which is tested "
-        "here: the scores are those of known images"
-    ]
+    return [f"the weights {start.weights} were trained on {what}"]

@@ -100,19 +100,25 @@ def load_model(folder: str | Path, device: str = "auto") -> Model:
     except (ValueError, SafetensorError) as error:
         raise WeightsError(f"{folder}: a file of the model is damaged ({error}); copy it again") from error
     if config.get("kind") not in KINDS:
-        raise WeightsError(
-            f"{folder}: these weights have no classes; fine-tune them first with: "
-            f"usfmae finetune DATA --benchmark NAME --weights {folder} --out MODEL"
-        )
+        raise WeightsError(_no_classes(folder))
     refuse_nan(state, str(weights_file))
     network = rebuild(config["architecture"], config["input"], config["input"]["size"])
     _load(network, state, weights_file)
     return Model(network.to(pick_device(device)).eval(), config, folder)
 
 
+def _no_classes(folder: Path) -> str:
+    return (
+        f"{folder}: these weights have no classes; fine-tune them first with: "
+        f"usfmae finetune DATA --benchmark NAME --weights {folder} --out MODEL"
+    )
+
+
 def _not_a_model(folder: Path) -> str:
     if not folder.exists():
         return f"{folder}: no such folder; give one that 'usfmae finetune' wrote"
+    if (folder / "checkpoints").is_dir():
+        return _no_classes(folder)
     inner = sorted(path.parent.name for path in folder.glob(f"*/{WEIGHTS}"))
     if inner:
         return f"{folder}: holds the models of several folds; give one of them, such as {folder / inner[0]}"

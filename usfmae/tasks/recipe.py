@@ -150,6 +150,8 @@ class FinetuneRecipe:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UsageError(f"recipe '{self.name}': {name} is {value}, expected {low} to {high}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"recipe '{self.name}': betas are {list(self.betas)}, expected two below 1")
 
     def with_(self, **changes: Any) -> FinetuneRecipe:
         """A copy with some values replaced; None leaves a value as it is."""
@@ -199,7 +201,10 @@ def _override(data: Any, text: str) -> None:
     *groups, leaf = name.strip().split(".")
     for group in groups:
         data = data.setdefault(group, {})
-    data[leaf] = yaml.safe_load(value)
+    try:
+        data[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {text}: not a value ({' '.join(str(error).split())})") from error
 
 
 def from_dict(data: Any, where: str) -> FinetuneRecipe:

@@ -27,6 +27,7 @@ from usfmae.model.weights import write_atomic
 from usfmae.stream.index import open_index
 from usfmae.tasks.attention import enlarge, gradient_map, rollout
 from usfmae.tasks.features import extract
+from usfmae.tasks.lineage import own_size
 from usfmae.tasks.models import Network, Start, build, read_folder_config
 from usfmae.tasks.pixels import decode_rows
 from usfmae.tasks.plots import looks_png, map_png, neighbours_png
@@ -69,7 +70,7 @@ def show(
     """
     config = read_folder_config(str(model))
     shape = config.get("input", {})
-    side = int(size or shape.get("size") or config.get("model", {}).get("img_size") or 224)
+    side = int(size or shape.get("size") or own_size(Start(weights=str(model))) or 224)
     aspect: Aspect = shape.get("aspect", "stretch")
     on = pick_device(device)
     network = build(Start(weights=str(model)), outputs=0, size=side, pool="token").to(on)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from openus import console
@@ -34,23 +35,20 @@ def show_result(result: Mapping[str, Any], out: Path) -> None:
     means = result.get("mean")
     several = f", {len(result['folds'])} folds" if means else f", {result.get('fold', '')}"
     heading = f"{result['benchmark']}, {result['protocol']}{several}: {result['model']}"
-    table = Table(title=heading, title_justify="left", header_style="bold")
-    table.add_column("score")
-    if means:
-        table.add_column("mean ± sd", justify="right")
-    table.add_column("pooled" if means else "test", justify="right")
-    table.add_column("95 % interval", justify="right")
+    table = Table(title=escape(heading), title_justify="left", header_style="bold")
+    for column in ("score", "mean ± sd" if means else "test", "95 % interval"):
+        table.add_column(column, justify="left" if column == "score" else "right")
     for name, score in scores.items():
-        row = [NAMES.get(name, name)]
-        if means:
-            row.append(_mean_sd(name, means[name]))
-        row.append(figure(name, score["value"]))
         low, high = score["low"], score["high"]
-        row.append("" if low is None else f"{figure(name, low)} – {figure(name, high)}")
-        table.add_row(*row)
+        table.add_row(
+            NAMES.get(name, name),
+            _mean_sd(name, means[name]) if means else figure(name, score["value"]),
+            "" if low is None else f"{figure(name, low)} – {figure(name, high)}",
+        )
     console.out.print(table)
     _show_remarks(result)
-    console.out.print(f"written to {out}: metrics.json, pictures" + ("" if means else ", the model"))
+    model = "the model of each fold in its folder" if means else "the model"
+    console.out.print(f"written to {out}: metrics.json, pictures, {model}", markup=False, soft_wrap=True)
 
 
 def _show_remarks(result: Mapping[str, Any]) -> None:
@@ -91,11 +89,11 @@ def show_predictions(results: Sequence[Prediction], frames: bool) -> None:
     table.add_column("file", overflow="fold")
     table.add_column("frames", justify="right")
     for name in (*classes, "decision"):
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for result in answered:
         shares = [f"{p:.3f}" for p in result.values]
         count = f"{len(result.frames)}" + (f" (−{len(result.refused)})" if result.refused else "")
-        table.add_row(result.path, count, *shares, f"[bold]{result.decision}[/]")
+        table.add_row(escape(result.path), count, *shares, f"[bold]{escape(result.decision)}[/]")
         if frames and len(result.frames) > 1:
             for index, row in zip(result.frames, result.frame_values, strict=True):
                 table.add_row("", f"#{index}", *(f"{p:.3f}" for p in row), style="dim")

@@ -8,19 +8,22 @@ RUN/latest -> checkpoints/step-00001234
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from openus.console import err
+from openus.errors import UsageError
 from usfmae.model.layouts import WeightsError
 from usfmae.model.weights import Weights, load_weights, write_atomic
 
@@ -35,6 +38,24 @@ def checkpoints(run: Path) -> list[Path]:
     """Checkpoint folders of a run, newest first; whether they are whole is not looked at."""
     found = (run / "checkpoints").glob("step-*")
     return sorted((p for p in found if p.name[5:].isdigit()), key=lambda p: int(p.name[5:]), reverse=True)
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keep a run's folder to this process, however it ends. Raises `UsageError` where another one is at work in it."""
+    handle = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{run}: another process is at work in this run; wait for it, stop it, or give another --out"
+            ) from error
+        except OSError:
+            pass  # a file system that knows no locks
+        yield
+    finally:
+        os.close(handle)
 
 
 def begin(run: Path, step: int, fresh: bool = True) -> Path:
@@ -60,7 +81,7 @@ def complete(run: Path, step: int, keep: int) -> Path:
     temporary, final = begin(run, step, fresh=False), step_folder(run, step)
     seal(temporary)
     publish(temporary, final)
-    prune(run, keep)
+    prune(run, keep, step)
     return final
 
 
@@ -85,9 +106,14 @@ def publish(temporary: Path, final: Path) -> None:
     _sync(latest.parent)
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what an interrupted save left."""
-    for old in checkpoints(run)[keep:]:
+def prune(run: Path, keep: int, step: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to that of `step`, and what an interrupted save left.
+
+    Later ones were damaged, or the run would not stand at `step`: they would be kept in place of whole ones.
+    """
+    found = checkpoints(run)
+    later = sum(int(path.name[5:]) > step for path in found)  # newest first
+    for old in found[:later] + found[later:][keep:]:
         shutil.rmtree(old, ignore_errors=True)
     for part in (run / "checkpoints").glob(".step-*.part"):
         shutil.rmtree(part, ignore_errors=True)

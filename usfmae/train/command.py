@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from openus.console import out as stdout
 from openus.console import print_json, show_log
@@ -60,13 +61,7 @@ def pretrain_command(
     if as_json:
         print_json(summary)
         return
-    rate = summary["images"] / max(summary["seconds"], 1e-9)
-    done = "done" if summary["steps"] == summary["total_steps"] else "stopped; the same command goes on"
-    stdout.print(
-        f"{done}: step {summary['steps']:,} of {summary['total_steps']:,}, loss {summary['loss']:.4f}, "
-        f"{summary['images']:,} images in {summary['seconds']:.0f} s ({rate:,.0f} a second)",
-        soft_wrap=True,
-    )
+    stdout.print(told(summary), soft_wrap=True)
     if summary["bad_samples"]:
         stdout.print(
             f"{summary['bad_samples']:,} bad samples were replaced by the next in order; 'openus verify' lists them",
@@ -74,6 +69,19 @@ def pretrain_command(
         )
     stdout.print(
         f"run: {summary['run']}; look at it with: usfmae reconstruct {summary['run']}", soft_wrap=True
+    )
+
+
+def told(summary: Mapping[str, Any]) -> str:
+    """How a run ended, in one line."""
+    done = "done"
+    if summary["steps"] < summary["total_steps"]:
+        done = "stopped; the same command goes on" if summary["stopped"] else "stopped by --max-steps"
+    rate = summary["images"] / max(summary["seconds"], 1e-9)
+    now = f"{summary['images']:,} images in {summary['seconds']:.0f} s ({rate:,.0f} a second)"
+    return (
+        f"{done}: step {summary['steps']:,} of {summary['total_steps']:,}, loss {summary['loss']:.4f}, "
+        f"{now if summary['images'] else 'nothing left to do'}"
     )
 
 

@@ -23,7 +23,10 @@ def set_field(values: dict[str, Any], override: str) -> None:
         place = place.setdefault(parent, {})
         if not isinstance(place, dict):
             raise UsageError(f"--set {override}: '{parent}' has no fields of its own")
-    place[leaf] = yaml.safe_load(text)
+    try:
+        place[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {override}: not a value ({' '.join(str(error).split())})") from error
 
 
 def build(cls: type, values: Any, where: str, prefix: str) -> Any:

@@ -27,10 +27,15 @@ class Guard:
         self.recipe = recipe
         self.mean, self.seen, self.faults, self.last = 0.0, 0, 0, 0.0
 
-    def fault(self, loss: float) -> str:
-        """What is wrong with this loss; empty when nothing is."""
+    def fault(self, loss: float, norm: float = 0.0) -> str:
+        """What is wrong with the loss of a step, or with the norm of its gradient; empty when nothing is.
+
+        A gradient that is no number spoils the weights, which the loss tells one step, and maybe one checkpoint, late.
+        """
         if not math.isfinite(loss):
             return f"the loss is {loss}"
+        if not math.isfinite(norm):
+            return f"the norm of the gradient is {norm}"
         if self.recipe.spike and self.seen >= self.SETTLE and loss > self.recipe.spike * self.mean:
             return f"the loss leapt to {loss:.4g} from a running mean of {self.mean:.4g}"
         memory = min(self.MEMORY, self.seen / (self.seen + 1))

@@ -7,8 +7,10 @@ where the run stopped, mid-epoch, as if it had not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ import torch
 from openus.console import err
 from openus.errors import UsageError
 from usfmae.model.weights import write_atomic
+from usfmae.stream.foreign import ForeignSet
+from usfmae.stream.index import Index
+from usfmae.train.checkpoint import held
 from usfmae.train.data import Reading, open_data
 from usfmae.train.distributed import join
 from usfmae.train.guard import Stop
@@ -52,21 +57,21 @@ def pretrain(
         index = open_data(data, recipe)
         if world.leads:
             check(out, recipe)
+            same_data(out, index, data)
         trainer = Trainer(index, recipe, out, world, reading or Reading())
         if world.leads:  # not before: what cannot begin leaves nothing behind
-            claim(out, recipe, data)
-        world.barrier()
-        trainer.resume()
-        last = trainer.total_steps if max_steps is None else min(trainer.total_steps, max_steps)
-        with Observer(trainer, data, out, last=last, quiet=quiet) as observer:
-            summary = train(trainer, observer, stop, last)
+            claim(out, recipe, data, data_hash(index))
+        with held(out) if world.leads else nullcontext():
+            world.barrier()
+            trainer.resume()
+            last = trainer.total_steps if max_steps is None else min(trainer.total_steps, max_steps)
+            with Observer(trainer, data, out, last=last, quiet=quiet) as observer:
+                summary = train(trainer, observer, stop, last)
         summary |= {"run": str(out), "rank": world.rank, "stopped": stop.reason}
     if stop.reason in ("interrupted", "terminated"):
         if world.leads:
-            step = summary["steps"]
-            err.print(
-                f"{stop.reason} at step {step:,}: saved; run the same command again to go on", soft_wrap=True
-            )
+            again = "" if stop.reason == "interrupted" else "; run the same command again to go on"
+            err.print(f"{stop.reason} at step {summary['steps']:,}: saved{again}", soft_wrap=True)
         raise SystemExit(130 if stop.reason == "interrupted" else 143)  # 128 + the signal's number
     return summary
 
@@ -95,14 +100,37 @@ def _only_begun(path: Path) -> bool:
     )
 
 
-def claim(out: Path, recipe: Recipe, data: str | Path) -> None:
+def data_hash(index: Index | ForeignSet) -> str:
+    """Of the shards of a set and of what is read of them, wherever they lie; "" where nobody has hashed them."""
+    if isinstance(index, ForeignSet):
+        return ""
+    digest = hashlib.sha256("".join(shard.sha256 for shard in index.shard_info).encode())
+    digest.update(index.rows.tobytes())
+    return digest.hexdigest()
+
+
+def same_data(out: Path, index: Index | ForeignSet, data: str | Path) -> None:
+    """Raise `UsageError` where the run in `out` was begun on other data."""
+    if not (out / "recipe.yaml").exists():
+        return
+    about = json.loads((out / "run.json").read_text())
+    if about.get("sha256", "") not in ("", data_hash(index)):
+        raise UsageError(
+            f"{data}: not the data that the run {out} was begun on ({about['data']}); give those to go on, or another "
+            "--out to begin anew"
+        )
+
+
+def claim(out: Path, recipe: Recipe, data: str | Path, sha256: str) -> None:
     """Make `out` a run of `recipe`, unless it is one."""
     stored = out / "recipe.yaml"
     if stored.exists():
         return
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     where = str(data) if "://" in str(data) else str(Path(data).resolve())
-    write_atomic(out / "run.json", json.dumps({"data": where, "set": recipe.data.set}).encode())
+    write_atomic(
+        out / "run.json", json.dumps({"data": where, "set": recipe.data.set, "sha256": sha256}).encode()
+    )
     write_atomic(stored, recipe.to_yaml().encode())
 
 

@@ -29,8 +29,8 @@ class Meter:
         """One step: loss [], gradient norm [], loss of each image [b] and the number of its source int64 [b]."""
         self._pending.append((loss.detach(), norm.detach(), per_sample.detach(), sources))
 
-    def collect(self) -> list[float]:
-        """Bring everything here, averaged over the processes; returns the losses of the steps since last time."""
+    def collect(self) -> list[tuple[float, float]]:
+        """Bring everything here, averaged over the processes; returns loss and norm of the steps since last time."""
         if not self._pending:
             return []
         loss = self.world.mean(torch.stack([p[0] for p in self._pending]).float()).tolist()
@@ -44,7 +44,7 @@ class Meter:
         self.losses += loss
         self.norms += norm
         self._pending.clear()
-        return [float(value) for value in loss]
+        return list(zip(loss, norm, strict=True))
 
     def discard(self) -> None:
         """Forget what was not yet read: the steps that a return to a checkpoint undoes."""

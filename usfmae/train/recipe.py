@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from openus.errors import UsageError, did_you_mean
@@ -24,6 +25,14 @@ FREE = (
     "name", "report.", "training.micro_batch", "training.checkpointing", "training.compile", "training.shard",
 )  # fmt: skip
 """Fields that may change between stop and resume."""
+
+SHARES = (
+    "data.scale", "data.flip", "data.flip_v", "data.rotate", "data.blur", "data.speckle", "optim.betas",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "data.degrees", "data.strength", "optim.min_lr", "optim.weight_decay", "training.micro_batch",
+    "training.most_images", "guard.spike", "guard.rollbacks", "report.pictures", "report.probe_every",
+)  # fmt: skip
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
@@ -275,6 +284,17 @@ class Recipe:
             raise UsageError(
                 "optim.warmup must be within 0..1, learning rates and clip not negative, training.ema below 1"
             )
+        flat = flatten(self.to_dict())
+        for name in SHARES:
+            if not all(0 <= value <= 1 for value in np.atleast_1d(flat[name])):
+                raise UsageError(f"{name} must be within 0..1, found {flat[name]}")
+        for name in NOT_NEGATIVE:
+            if not flat[name] >= 0:
+                raise UsageError(f"{name} must not be negative, found {flat[name]}")
+        if not 0 < self.data.scale[0] <= self.data.scale[1]:
+            raise UsageError(f"data.scale must be two shares in order, above 0, found {self.data.scale}")
+        if max(o.betas) >= 1:
+            raise UsageError(f"optim.betas must be below 1, found {o.betas}")
         self.mae_config()
 
     @property

@@ -166,11 +166,11 @@ class Trainer:
         return int(self.world.sum(torch.tensor([own])).item())
 
     def fault(self) -> str:
-        """Look at the losses since last time. At a fault, go back to the last checkpoint, skip the data since
+        """Look at losses and norms since last time. At a fault, go back to the last checkpoint, skip the data since
         then, and say what happened; empty when all is well. Raises `DivergedError` after too many.
         """
-        for loss in self.meter.collect():
-            what = self.guard.fault(loss)
+        for loss, norm in self.meter.collect():
+            what = self.guard.fault(loss, norm)
             if what:
                 self.guard.count(what, self.step)
                 self.meter.discard()
