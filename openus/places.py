@@ -15,6 +15,10 @@ from openus.errors import CorpusError, MissingExtraError, UsageError
 _EXTRAS = {"s3": ("s3fs", "remote"), "s3a": ("s3fs", "remote")}
 
 
+class NoRangesError(CorpusError):
+    """A server sends whole files only."""
+
+
 class Place:
     """A folder (`folder` is its path) or the address of one (`folder` is None); files are named relative to it."""
 
@@ -107,7 +111,7 @@ def _open_http(url: str, start: int, stop: int | None) -> Iterator[RemoteStream]
                     f"{url}: the server answers {answer.status_code}; check the address and your access"
                 )
             if ranged and answer.status_code != 206:
-                raise CorpusError(f"{url}: the server ignores byte ranges; give a cache for whole shards")
+                raise NoRangesError(f"{url}: the server ignores byte ranges; give a cache for whole shards")
             yield RemoteStream(url, answer.raw, failures)
 
 

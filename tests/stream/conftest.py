@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.server
 import re
+import socket
 import ssl
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,13 +26,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Server:
     """A folder on a local port. `served` counts the whole-file answers, `ranged` those of a byte range.
 
-    `cut` holds files that break off half way the first time they are asked for. With `tls` it speaks https.
+    `cut` holds files that break off half way the first time they are asked for, `reset` those whose connection is
+    reset before the first byte then. Without `ranges` it sends whole files whatever it is asked. With `tls` it speaks
+    https.
     """
 
     def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
         self.served: Counter[str] = Counter()
         self.ranged: Counter[str] = Counter()
         self.cut: set[str] = set()
+        self.reset: set[str] = set()
+        self.ranges = True
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -41,7 +47,7 @@ class Server:
                     return
                 data = path.read_bytes()
                 asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-                if asked:
+                if asked and outer.ranges:
                     outer.ranged[self.path] += 1
                     first, last = int(asked[1]), int(asked[2] or len(data) - 1)
                     self.send_response(206)
@@ -52,6 +58,12 @@ class Server:
                     self.send_response(200)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
+                if self.path in outer.reset:
+                    outer.reset.discard(self.path)
+                    self.wfile.flush()
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.connection.close()
+                    return
                 if self.path in outer.cut:
                     outer.cut.discard(self.path)
                     data = data[: len(data) // 2]

@@ -183,6 +183,38 @@ def test_a_broken_connection_goes_on_where_it_stopped(corpus: Path, tmp_path: Pa
     assert server.served[name] == 1 and server.ranged[name] == 1
 
 
+def test_a_reset_before_the_first_byte_and_a_server_without_ranges(
+    corpus: Path, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(corpus)
+    server.ranges = False
+    index = open_index(server.url)
+    reset, cut = (f"/pretrain/{shard.name}" for shard in index.shard_info[:2])
+    server.reset.add(reset)
+    server.cut.add(cut)
+    cache = ShardCache(tmp_path / "cache")
+    assert cache.fetch(index.shard_info[0]) and cache.fetch(index.shard_info[1])
+    assert server.served[reset] == 2
+    assert server.served[cut] == 3  # cut, asked for the rest, asked for all of it
+    for shard in index.shard_info[:2]:
+        assert hashlib.sha256(cache.path(shard).read_bytes()).hexdigest() == shard.sha256
+
+
+def test_a_copy_cut_when_the_machine_lost_its_power_is_fetched_again(
+    corpus: Path, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(corpus)
+    shard = open_index(server.url).shard_info[0]
+    cache = ShardCache(tmp_path / "cache")
+    for length in (0, shard.bytes // 2):
+        cache.fetch(shard)
+        os.truncate(cache.path(shard), length)
+        handle = cache.open(shard)
+        assert os.fstat(handle).st_size == shard.bytes
+        os.close(handle)
+    assert server.served[f"/pretrain/{shard.name}"] == 3
+
+
 def test_another_version_of_a_shard_does_not_meet_the_old_one(
     corpus: Path, tmp_path: Path, serve: Serve
 ) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from openus.errors import CorpusError
-from openus.places import open_url
+from openus.places import NoRangesError, open_url
 from usfmae.stream.shard import Shard
 
 log = logging.getLogger("usfmae.stream")
@@ -85,7 +85,7 @@ class ShardCache:
         """
         target = self.path(shard)
         with _locked(self._locks / f"{target.name}.lock") as lock:
-            if target.exists():
+            if _is_there(target, shard):
                 return True
             if not self._make_room(shard, lock):
                 return False
@@ -113,7 +113,8 @@ class ShardCache:
         except FileNotFoundError:
             return None
         fcntl.flock(handle, fcntl.LOCK_SH)
-        if os.fstat(handle).st_nlink == 0:  # removed while we waited for the lock
+        # Removed while we waited for the lock, or another length.
+        if os.fstat(handle).st_nlink == 0 or not _is_there(handle, shard):
             os.close(handle)
             return None
         with contextlib.suppress(OSError):
@@ -169,8 +170,10 @@ class ShardCache:
         digest, length, failures = hashlib.sha256(), 0, 0
         with part.open("wb") as file:
             while True:
+                opened = False
                 try:
                     with open_url(shard.url, start=length) as stream:
+                        opened = True
                         while piece := stream.read(_PIECE):
                             digest.update(piece)
                             length += len(piece)
@@ -182,12 +185,16 @@ class ShardCache:
                     CorpusError
                 ) as error:  # the connection broke: go on from there, the hash covers the seam
                     failures += 1
-                    if failures > _RETRIES or not length:
+                    if failures > _RETRIES or not (opened or length):
                         raise CorpusError(f"shard {shard.name} cannot be fetched: {error}") from error
                     log.warning(
                         "%s (attempt %d of %d goes on at byte %d)", error, failures + 1, _RETRIES + 1, length
                     )
                     time.sleep(0.2 * 2**failures)
+                    if isinstance(error, NoRangesError):  # the whole shard anew, then
+                        digest, length = hashlib.sha256(), 0
+                        file.seek(0)
+                        file.truncate()
         found = digest.hexdigest()
         if shard.bytes >= 0 and length != shard.bytes:
             raise CorpusError(
@@ -199,6 +206,14 @@ class ShardCache:
                 f"{shard.url}: SHA-256 {found} came, the corpus lists {shard.sha256}; the shard was altered: check the "
                 "corpus at its place with 'openus verify', and publish it again"
             )
+
+
+def _is_there(copy: Path | int, shard: Shard) -> bool:
+    """Whether a copy is there and as long as it should be: one may be cut where the machine lost its power."""
+    try:
+        return shard.bytes in (-1, os.stat(copy).st_size)  # noqa: PTH116 - of a descriptor, too
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager
