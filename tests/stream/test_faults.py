@@ -21,6 +21,7 @@ from openus.shards.schema import ROW
 from tests.helpers.corpus import make_corpus
 from usfmae.stream.index import Index, open_index
 from usfmae.stream.loader import Batch, Loader
+from usfmae.stream.mixture import Mixture, make_plan
 from usfmae.stream.pool import SharedBatches
 
 
@@ -88,7 +89,7 @@ def test_strict_data_end_the_run(folder: Path, workers: int) -> None:
 def test_nothing_but_bad_samples_ends_the_run(folder: Path) -> None:
     index = open_index(folder)
     spoil(index, list(range(40)))
-    with pytest.raises(CorpusError, match="so are the next"):
+    with pytest.raises(CorpusError, match="so are the next 39; run"):
         load(index)
 
 
@@ -156,6 +157,33 @@ def test_a_killed_worker_ends_the_run_with_its_signal(corpus: Path) -> None:
         for _ in range(50):
             next(batches)
     assert children() == before
+
+
+@needs_proc
+def test_a_signal_to_all_of_a_job_leaves_the_workers_to_the_main_process(corpus: Path) -> None:
+    """SLURM and `timeout` send SIGTERM to every process; the main one still needs its batch to save after it."""
+    before = children()
+    loader = Loader(open_index(corpus), batch_size=8, size=32, seed=4, workers=2, epochs=2)
+    batches = iter(loader)
+    next(batches)
+    for worker in children() - before:
+        os.kill(worker, signal.SIGTERM)
+    assert len(list(batches)) == 9
+    assert children() == before
+
+
+def test_a_batch_of_very_many_parts_does_not_stand_still(corpus: Path) -> None:
+    """One worker, 256 parts a batch: answers that nobody reads must not stop the worker, nor it the main process."""
+    index = open_index(corpus)
+    plan = make_plan(index, 1, mixture=Mixture(samples=2 * 16384))
+    alarm = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("the loader stands still"))
+    signal.alarm(60)
+    try:
+        batches = Loader(index, batch_size=16384, size=4, seed=1, workers=1, epochs=1, plan=plan)
+        assert sum(1 for _ in batches) == 2
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, alarm)
 
 
 @needs_proc

@@ -128,6 +128,7 @@ class Pool:
         starts = range(0, len(records), part)
         self.pending[slot], self.bad[slot] = len(starts), []
         for first in starts:
+            self._collect(0)  # a worker whose answers nobody reads would take no more parts
             worker = min(range(len(self.busy)), key=self.busy.__getitem__)
             self.busy[worker] += 1
             try:
@@ -143,10 +144,14 @@ class Pool:
         Raises CorpusError as a worker met it, OpenUSError when a worker died.
         """
         while self.pending[slot]:
-            for ready in wait(self.connections):
-                self._receive(self.connections.index(ready))  # type: ignore[arg-type]
+            self._collect(None)
         del self.pending[slot]
         return self.bad.pop(slot)
+
+    def _collect(self, timeout: float | None) -> None:
+        """Take in the answers that are there; `timeout` None: wait for one."""
+        for ready in wait(self.connections, timeout):
+            self._receive(self.connections.index(ready))  # type: ignore[arg-type]
 
     def _receive(self, worker: int) -> None:
         try:

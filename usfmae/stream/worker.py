@@ -48,13 +48,17 @@ def serve(connection: Connection, views: Views, memory: np.ndarray[Any, np.dtype
             answer["error"] = str(error)
         try:
             connection.send_bytes(json.dumps(answer).encode())
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             return
 
 
 def main() -> None:
     """Entry of the process: the inherited descriptors and the shape of the memory are its arguments."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # sent to all of a job, they are the main process's to answer
+        signal.signal(number, signal.SIG_IGN)
     one_thread()
     connection = Connection(int(sys.argv[1]))
     memory_file, shape = int(sys.argv[2]), tuple(json.loads(sys.argv[3]))
