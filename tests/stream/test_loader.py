@@ -56,7 +56,7 @@ def test_batches_are_what_they_are_called(index: Index) -> None:
     assert sorted(rows(batches[:7])) == sorted(rows(batches[7:])) == list(range(40))
     assert rows(batches[:7]) != rows(batches[7:])
     assert batches[6].indices[4:].tolist() == batches[0].indices[:2].tolist()
-    assert batches[6].cursor == Cursor(1, 0, 0, loader.plan.fingerprint)
+    assert batches[6].cursor == Cursor(1, 0, 0, loader.fingerprint)
     assert "first 2 samples" in loader.tail_note
 
 
@@ -162,8 +162,11 @@ def test_weights_orders_and_subsets_reach_the_batches(index: Index) -> None:
     assert rows(load(index, plan=some, epochs=1)) == list(range(10, 30))
 
 
-def test_a_cursor_of_another_run_is_refused(index: Index) -> None:
+def test_a_cursor_of_another_run_is_refused(index: Index, tmp_path: Path) -> None:
     cursor = load(index)[2].cursor
+    with pytest.raises(CorpusError, match="other data"):
+        other = open_index(make_corpus(tmp_path, seed=1))
+        Loader(other, batch_size=6, size=32, seed=9, cursor=cursor)
     for options in ({"seed": 10}, {"plan": make_plan(index, 9, order="blocks")}):
         with pytest.raises(CorpusError, match="another order"):
             Loader(index, **({"batch_size": 6, "size": 32, "seed": 9} | options), cursor=cursor)

@@ -47,6 +47,18 @@ def test_temperature_flattens() -> None:
     assert quotas(Mixture(temperature=1e9), [100, 10_000]) == [5050, 5050]
 
 
+def test_no_temperature_is_too_low_for_a_float() -> None:
+    assert quotas(Mixture(temperature=1e-3), [100, 10_000, 10**9]) == [0, 0, 10**9 + 10_100]
+    assert quotas(Mixture(temperature=1e-3, organs=1e-3), [10**9, 5, 7], anatomy=[0, 1, 1]) == [
+        10**9 + 12,
+        0,
+        0,
+    ]
+    assert quotas(Mixture(temperature=math.inf, organs=math.inf), [10**6, 4, 7], anatomy=[0, 1, 1]) == [
+        500_005, 250_003, 250_003
+    ]  # fmt: skip
+
+
 def test_caps_and_repeats_hold_and_the_rest_shares_in_proportion() -> None:
     assert quotas(Mixture(cap=0.5), [8000, 1500, 500]) == [5000, 3750, 1250]
     assert quotas(Mixture(temperature=1e9, repeats=2), [100, 10_000]) == [200, 9900]
@@ -69,7 +81,8 @@ def test_impossible_mixtures_are_refused() -> None:
         quotas(Mixture(factors={"s00": 1}), [100, 100])
     with pytest.raises(UsageError, match="nothing is left"):
         quotas(Mixture(factors={"s0": 0}), [100])
-    for wrong in ({"temperature": 0}, {"temperature": math.nan}, {"cap": 0}, {"cap": 1.5}, {"repeats": -1}):
+    for wrong in ({"temperature": 0}, {"temperature": math.nan}, {"cap": 0}, {"cap": 1.5}, {"repeats": -1},
+                  {"factors": {"s0": math.inf}}, {"factors": {"s0": math.nan}}):  # fmt: skip
         with pytest.raises(UsageError):
             Mixture(**wrong)
 
@@ -98,6 +111,8 @@ def test_a_subset_serves_its_rows_only(corpus: Path) -> None:
         found = plan.draw(0, np.arange(plan.count))[0]
         assert sorted(found.tolist()) == rows.tolist()
     assert make_plan(index, 1, order="none", rows=rows).draw(0, np.arange(6))[0].tolist() == rows.tolist()
+    others = make_plan(index, 1, rows=np.array([3, 5, 8, 13, 22, 34]))
+    assert others.fingerprint != make_plan(index, 1, rows=rows).fingerprint
     with pytest.raises(UsageError, match="distinct"):
         make_plan(index, 1, rows=np.array([1, 1]))
     with pytest.raises(UsageError, match="order 'sorted' is unknown"):

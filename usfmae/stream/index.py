@@ -8,6 +8,7 @@ rest is read when `Index.table` is asked for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -65,6 +66,12 @@ class Index:
 
     def __len__(self) -> int:
         return self.count
+
+    @cached_property
+    def identity(self) -> str:
+        """16 hexadecimal digits of what the shards hold."""
+        facts = [[shard.name, shard.bytes, shard.sha256] for shard in self.shard_info]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -225,8 +232,6 @@ def _check(shard: Shard, verify: bool) -> None:
     if shard.bytes >= 0 and size != shard.bytes:
         raise CorpusError(f"{path}: {size} bytes, {NAME} says {shard.bytes}; {again}")
     if verify and shard.sha256:
-        import hashlib
-
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != shard.sha256:

@@ -159,6 +159,8 @@ class Loader:
             )
         self.side = decode_side_of(size) if decode_side is None else decode_side
         self.plan = plan if plan is not None else make_plan(index, seed)
+        # Of the order and of the data: a cursor means the same samples where both are the same.
+        self.fingerprint = self.plan.fingerprint ^ int(index.identity[:8], 16) | 1
         self.share = Share(self.plan.count, batch_size, world, rank, tail)
         self.shard_cache, self.pixels = self._cache_for(shard_cache), pixels
         if pixels is not None and pixels.side != self.side:
@@ -170,14 +172,14 @@ class Loader:
         self.replaced = 0
 
     def _checked(self, cursor: Cursor) -> Cursor:
-        if cursor.plan and cursor.plan != self.plan.fingerprint:
+        if cursor.plan and cursor.plan != self.fingerprint:
             raise CorpusError(
                 "the checkpoint was made with other data, another seed or another order of samples; resume with what "
                 "it was made with, or begin a new run from its weights"
             )
         if not 0 <= cursor.samples < self.plan.count or cursor.epoch < 0:
             raise UsageError(f"the cursor {cursor} lies outside an epoch of {self.plan.count} samples")
-        return replace(cursor, plan=self.plan.fingerprint)
+        return replace(cursor, plan=self.fingerprint)
 
     def _cache_for(self, given: ShardCache | None) -> ShardCache | None:
         """The cache of remote shards; refuses one that cannot hold a shard for each process."""
@@ -355,15 +357,14 @@ class Loader:
             raise CorpusError(
                 f"{where}; data are strict, so the run ends (run 'openus verify' on the corpus)"
             )
-        for further in range(1, min(self.plan.count, _MOST_BAD_IN_A_ROW)):
+        most = min(self.plan.count, _MOST_BAD_IN_A_ROW)
+        for further in range(1, most):
             position = (job.positions[item.place : item.place + 1] + further) % self.plan.count
             rows, seeds = self.plan.draw(job.epoch, position)
             if not views.fill(self.records(rows, seeds), out):
                 break
         else:
-            raise CorpusError(
-                f"{where}, and so are the next {_MOST_BAD_IN_A_ROW - 1}; run 'openus verify' on the corpus"
-            )
+            raise CorpusError(f"{where}, and so are the next {most - 1}; run 'openus verify' on the corpus")
         job.rows[item.place], job.seeds[item.place] = rows[0], seeds[0]
         self.replaced += 1
         if all(known.row != item.row for known in self.bad):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class Mixture:
                 raise UsageError(f"mixture: {name} = {value}; expected a number above 0")
         if not 0 < self.cap <= 1:
             raise UsageError(f"mixture: cap = {self.cap}; expected a share above 0 and up to 1")
-        if any(not value >= 0 for value in self.factors.values()):
+        if any(not 0 <= value < math.inf for value in self.factors.values()):
             raise UsageError(f"mixture: factors = {dict(self.factors)}; expected numbers of at least 0")
 
     def quotas(self, counts: Ints, source: Ints, anatomy: Ints, sources: list[str]) -> Ints:
@@ -77,16 +77,26 @@ class Mixture:
         n = counts.astype(np.float64)
         of_source = np.bincount(source, n)
         if self.organs is None:
-            share = of_source[source] ** (1 / self.temperature) * n / of_source[source]
+            all_alike = np.zeros_like(source)
+            share = _flattened(of_source[source], self.temperature, all_alike) * n / of_source[source]
         else:
             of_anatomy = np.bincount(anatomy, n)
-            within = n ** (1 / self.temperature)
-            share = of_anatomy[anatomy] ** (1 / self.organs) * within / np.bincount(anatomy, within)[anatomy]
+            within = _flattened(n, self.temperature, anatomy)
+            share = _flattened(of_anatomy[anatomy], self.organs, np.zeros_like(anatomy))
+            share *= within / np.bincount(anatomy, within)[anatomy]
         share *= factor[source]
         if total < 1 or not share.sum() > 0:
             raise UsageError("mixture: nothing is left to draw; see its factors and samples")
         limits = np.minimum(self.repeats * n / total, self.cap * n / of_source[source])
         return _apportion(_limited(share, np.where(share > 0, limits, 0.0)), total)
+
+
+def _flattened(n: NDArray[Any], temperature: float, group: Ints) -> NDArray[np.float64]:
+    """n^(1/temperature) in units of the greatest of its group: no temperature is too low for a float."""
+    greatest = np.zeros(int(group.max()) + 1)
+    np.maximum.at(greatest, group, n)
+    flattened: NDArray[np.float64] = (n / greatest[group]) ** (1 / temperature)
+    return flattened
 
 
 def _limited(share: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -87,12 +87,22 @@ def permute(positions: ArrayLike, count: ArrayLike, keys: Words) -> Ints:
     return place.astype(np.int64)
 
 
+def _digest(numbers: NDArray[np.integer]) -> Words:
+    """64 bits that depend on each number and its place; a part at a time, as there may be a row of each sample."""
+    state = np.zeros(1, np.uint64)
+    for start in range(0, numbers.size, 1 << 20):
+        part = numbers[start : start + (1 << 20)].astype(np.uint64)
+        with np.errstate(over="ignore"):
+            state ^= np.bitwise_xor.reduce(mix(part + key(np.arange(start, start + part.size))))
+    return state
+
+
 @dataclass(frozen=True)
 class Cursor:
     """Where a run stands in the stream; everything a checkpoint must keep of the data.
 
     `epoch` counts finished epochs, `step` the global steps taken in this one, `samples` the positions of this
-    epoch that all ranks together have consumed, `plan` the fingerprint of the order (0: not known).
+    epoch that all ranks together have consumed, `plan` the fingerprint of order and data (0: not known).
     """
 
     epoch: int = 0
@@ -210,12 +220,9 @@ class Plan:
             int(self.cells.count.sum()),
         )
         state = key(*parts)
-        for numbers in (self.cells.count, quota):
-            with np.errstate(over="ignore"):
-                state = key(
-                    state,
-                    np.bitwise_xor.reduce(mix(numbers.astype(np.uint64) + key(np.arange(numbers.size)))),
-                )
+        for numbers in (self.cells.count, quota, self.cells.rows):
+            if numbers is not None:
+                state = key(state, _digest(numbers))
         object.__setattr__(self, "fingerprint", int(state[0] >> np.uint64(32)) | 1)
         object.__setattr__(self, "_layout", lru_cache(maxsize=2)(self._lay_out))
 
