@@ -149,8 +149,9 @@ def test_only_hidden_and_scored_patches_count() -> None:
     target = mae.patchify(images).gather(1, result.hidden[..., None].expand(-1, -1, 64))
     error = (result.pred - target).square().mean(-1)
     counted = scored.gather(1, result.hidden)
-    torch.testing.assert_close(result.loss, error[counted].mean())
-    torch.testing.assert_close(result.per_sample[0], error[0][counted[0]].mean())
+    each = torch.stack([error[i][counted[i]].mean() for i in range(2)])
+    torch.testing.assert_close(result.per_sample, each)
+    torch.testing.assert_close(result.loss, each.mean())
 
 
 def test_what_the_encoder_sees_can_differ_from_the_target() -> None:

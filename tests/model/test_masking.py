@@ -14,6 +14,8 @@ from usfmae.model.masking.drawn import LEVELS, SPREAD
 from usfmae.model.masking.frequency import band_stop
 from usfmae.model.masking.sector import tissue
 from usfmae.model.targets import TARGETS
+from usfmae.train.objective import Objective
+from usfmae.train.recipe import ObjectiveRecipe
 
 SEEDS = torch.arange(64) * 7919 - 100
 WIDE = small(img_size=96)  # 12 x 12 patches
@@ -122,6 +124,23 @@ def test_sector_never_scores_background_and_hides_the_ratio_of_tissue() -> None:
         1
     )
     assert random_share.std() > 3 * share.std()
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_tissue_is_told_from_the_image_not_from_what_is_made_of_it(target: str) -> None:
+    """Noise in the black frame is no tissue, nor is what a blur carries there."""
+    x = fan()
+    objective = Objective(ObjectiveRecipe(masking="sector", target=target), WIDE)
+    assert torch.equal(objective.arguments(x, SEEDS, 0)["scored"], tissue(x, WIDE))
+
+
+def test_a_band_is_removed_and_the_rest_is_worsened() -> None:
+    x = images()
+    arguments = Objective(ObjectiveRecipe(masking="frequency", target="deblur"), WIDE).arguments(x, SEEDS, 0)
+    stopped = MASKINGS["frequency"](x, WIDE, SEEDS, 0).seen
+    assert stopped is not None and torch.equal(arguments["seen"], TARGETS["deblur"](stopped, SEEDS))
+    plain = Objective(ObjectiveRecipe(), WIDE).arguments(x, SEEDS, 0)
+    assert plain["seen"] is None and plain["scored"] is None
 
 
 def test_sector_of_a_dark_image_scores_all_of_it() -> None:

@@ -109,8 +109,8 @@ class MAEConfig:
 class Masked(NamedTuple):
     """What one masked forward pass gives."""
 
-    loss: Tensor  # float [], mean squared error over the scored patches
-    per_sample: Tensor  # float [B], the same for each image (detached)
+    loss: Tensor  # float [], the mean over images of each one's mean squared error over its scored patches
+    per_sample: Tensor  # float [B], that error of each image (detached)
     pred: Tensor  # float [B,M,P], painted patches in the order of `hidden`
     hidden: Tensor  # int64 [B,M], their places in the grid, row by row
     keep: Tensor  # int64 [B,K], the places the encoder saw
@@ -271,9 +271,9 @@ class MAE(nn.Module):
         if scored is None:
             return Masked(error.mean(), error.detach().mean(dim=1), pred, hidden, keep)
         counts = scored.gather(1, hidden).to(error.dtype)
-        loss = (error * counts).sum() / counts.sum().clamp(min=1)
-        each = (error.detach() * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
-        return Masked(loss, each, pred, hidden, keep)
+        # Image by image, so that a batch taken in parts or by several processes has the loss of the whole.
+        each = (error * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+        return Masked(each.mean(), each.detach(), pred, hidden, keep)
 
 
 def _check(c: MAEConfig) -> None:
@@ -298,11 +298,13 @@ def _check(c: MAEConfig) -> None:
         if value not in known:
             hint = did_you_mean(value, known)
             raise UsageError(f"{name} must be one of {', '.join(known)}, found '{value}'{hint}")
-    if not (0 <= c.mask_ratio < 1 and 0 < c.num_keep <= c.num_patches and 0 < c.predict_ratio <= 1):
+    if not (0 < c.mask_ratio < 1 and 0 < c.num_keep < c.num_patches and 0 < c.predict_ratio <= 1):
         raise UsageError(
-            f"mask_ratio {c.mask_ratio} of {c.num_patches} patches leaves {c.num_keep} visible; keep it in "
-            f"[0, 1) with at least one visible patch, and predict_ratio ({c.predict_ratio}) in (0, 1]"
+            f"mask_ratio {c.mask_ratio} of {c.num_patches} patches leaves {c.num_keep} visible; keep it between "
+            f"0 and 1 with at least one visible and one hidden patch, and predict_ratio ({c.predict_ratio}) in (0, 1]"
         )
+    if min(c.depth, c.decoder_depth) < 1:
+        raise UsageError(f"depth and decoder_depth must be at least 1, found {c.depth} and {c.decoder_depth}")
     if c.predict_ratio < 1 and c.decoder == "full":
         raise UsageError(
             "predict_ratio below 1 needs decoder: cross; the full decoder paints every hidden patch"

@@ -49,11 +49,11 @@ def paint(
     mean = torch.tensor(config.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(config.std, device=device).view(1, -1, 1, 1)
     x = (torch.from_numpy(images).to(device)[:, None].float() / 255 - mean) / std
-    view = worsen(x, seed_tensor) if callable(worsen) else x
     was_training = mae.training
     mae.eval()
-    hiding = hide(view, config, seed_tensor, 0)
-    seen = view if hiding.seen is None else hiding.seen
+    hiding = hide(x, config, seed_tensor, 0)
+    seen = x if hiding.seen is None else hiding.seen
+    seen = worsen(seen, seed_tensor) if callable(worsen) else seen
     result = mae(x, hiding.noise, num_keep=hiding.num_keep, scored=hiding.scored, seen=seen)
     every = hiding.noise.argsort(dim=1, stable=True)[:, hiding.num_keep :]
     pred = result.pred if every.shape == result.hidden.shape else _paint_all(mae, seen, result.keep, every)

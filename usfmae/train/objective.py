@@ -1,4 +1,4 @@
-"""From a batch of grey images to a loss: worsen, hide, paint, compare."""
+"""From a batch of grey images to a loss: hide, worsen, paint, compare."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ class Objective:
     @torch.no_grad()
     def arguments(self, images: Tensor, seeds: Tensor, batch: int) -> dict[str, object]:
         """The arguments of `MAE.forward` for images float [B,C,H,W]; seeds: int64 [B], batch: int of the step."""
-        view = self.worsen(images, seeds)
-        hiding = self.hide(view, self.config, seeds, batch)
-        seen = hiding.seen if hiding.seen is not None else (None if view is images else view)
-        return {"noise": hiding.noise, "num_keep": hiding.num_keep, "scored": hiding.scored, "seen": seen}
+        # What is hidden is decided on the image as it is: noise in a black frame is no tissue.
+        hiding = self.hide(images, self.config, seeds, batch)
+        view = images if hiding.seen is None else hiding.seen
+        seen = self.worsen(view, seeds)
+        return {
+            "noise": hiding.noise, "num_keep": hiding.num_keep, "scored": hiding.scored,
+            "seen": None if seen is images else seen,
+        }  # fmt: skip
 
     def __call__(self, model: nn.Module, images: Tensor, seeds: Tensor, batch: int) -> Masked:
         result: Masked = model(images, **self.arguments(images, seeds, batch))
