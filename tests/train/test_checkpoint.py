@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -78,6 +79,23 @@ def test_what_an_interrupted_save_leaves_is_ignored_and_removed(tmp_path: Path) 
     (part / "weights.safetensors").write_bytes(b"half")
     assert newest_whole(tmp_path) == first
     write(tmp_path, 30)
+    assert not part.exists()
+
+
+def test_only_checkpoints_that_can_be_used_count_among_those_kept(tmp_path: Path) -> None:
+    *_, cut, altered = write(tmp_path, 10, 20, 30, 40)
+    os.truncate(cut / "state.pt", 100)
+    data = bytearray((altered / "weights.safetensors").read_bytes())
+    data[-1] ^= 1
+    (altered / "weights.safetensors").write_bytes(data)
+    write(tmp_path, 35, keep=2)  # resumed from 20: 40 lies ahead and is damaged, 30 is damaged
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000035", "step-00000020"]
+
+
+def test_what_a_save_left_makes_room_for_the_next(tmp_path: Path) -> None:
+    part = tmp_path / "checkpoints" / ".step-00000020.part"
+    part.mkdir(parents=True)
+    begin(tmp_path, 21)
     assert not part.exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -130,6 +131,23 @@ def test_a_checkpoint_cut_by_a_crash_is_passed_over_aloud(
     err = capsys.readouterr().err
     assert f"damaged checkpoint, {name} has" in err and "using the one before it" in err
     assert losses(run) == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("blocks", [60, 150])  # of 1 KiB: the weights do not fit, or the state
+def test_a_checkpoint_that_finds_the_disk_full(corpus: Path, tmp_path: Path, blocks: int) -> None:
+    """The disk ends after so much of a file, which the system enforces as it would a full disk."""
+    run = tmp_path / "run"
+    settings = [part for change in TINY for part in ("--set", change)]
+    done = subprocess.run(
+        [sys.executable, "-m", "usfmae.cli", "pretrain", str(corpus), "--recipe", "demo", "--out", str(run), "--quiet",
+         "--device", "cpu", "--max-steps", "5", *settings],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (blocks << 10, blocks << 10)),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "the checkpoint of step 4 cannot be written (File too large); make room there" in done.stderr
+    assert list((run / "checkpoints").iterdir()) == []
+    assert go(corpus, run)["steps"] == 18
 
 
 def test_weights_of_another_number_of_channels(corpus: Path, tmp_path: Path) -> None:

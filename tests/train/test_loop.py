@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from openus.errors import CorpusError, UsageError
 from tests.helpers.corpus import make_corpus
 from tests.train.conftest import TINY
 from usfmae.model.layouts import WeightsError
-from usfmae.model.weights import load_weights, save_weights
+from usfmae.model.weights import build_mae, load_weights, save_weights
 from usfmae.stream.index import open_index
 from usfmae.stream.loader import Loader
 from usfmae.train.data import Reading, decoding_device
@@ -23,6 +24,7 @@ from usfmae.train.guard import DivergedError, Guard
 from usfmae.train.log import read_log
 from usfmae.train.loop import check, pretrain
 from usfmae.train.recipe import GuardRecipe, Recipe, load_recipe
+from usfmae.train.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +153,9 @@ def test_another_corpus_is_refused(whole: Path, tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps(about | {"sha256": ""}))  # nobody has hashed them
     with pytest.raises(CorpusError, match="was made with other data"):
         go(other, run)
+    same_count = make_corpus(tmp_path / "same-count", {"pretrain": 44}, size=48, seed=1)
+    with pytest.raises(CorpusError, match="was made with other data"):
+        go(same_count, run)
 
 
 def test_a_folder_that_is_no_run_is_refused(corpus: Path, tmp_path: Path) -> None:
@@ -181,6 +186,25 @@ def test_accumulation_gives_the_same_step(corpus: Path, whole: Path, tmp_path: P
     go(corpus, tmp_path / "run", "training.micro_batch=3")
     for (_, loss, norm, _), (_, other, other_norm, _) in zip(
         losses(tmp_path / "run"), losses(whole), strict=True
+    ):
+        assert loss == pytest.approx(other, rel=1e-4) and norm == pytest.approx(other_norm, rel=1e-3)
+
+
+@pytest.mark.parametrize("masking", ["sector", "drawn"])
+def test_accumulation_gives_the_same_step_whatever_is_scored(
+    corpus: Path, tmp_path: Path, masking: str
+) -> None:
+    for name, parts in (("whole", 8), ("parts", 3)):
+        go(
+            corpus,
+            tmp_path / name,
+            f"objective.masking={masking}",
+            f"training.micro_batch={parts}",
+            "optim.clip=0.1",
+            max_steps=3,
+        )
+    for (_, loss, norm, _), (_, other, other_norm, _) in zip(
+        losses(tmp_path / "parts"), losses(tmp_path / "whole"), strict=True
     ):
         assert loss == pytest.approx(other, rel=1e-4) and norm == pytest.approx(other_norm, rel=1e-3)
 
@@ -222,6 +246,7 @@ def test_beginning_from_other_weights(corpus: Path, whole: Path, tmp_path: Path)
     assert losses(tmp_path / "run")[0][1] < 0.8 * losses(whole)[0][1]
     colour = ["model.in_chans=3", "model.mean=[0.485,0.456,0.406]", "model.std=[0.229,0.224,0.225]"]
     go(corpus, tmp_path / "colour", f"model.init={whole}", *colour, max_steps=1)
+    assert losses(tmp_path / "colour")[0][1] < 0.8 * losses(whole)[0][1]
     with pytest.raises(WeightsError, match="do not fit the recipe's encoder"):
         go(corpus, tmp_path / "deep", f"model.init={whole}", "model.depth=3")
     weights = load_weights(whole)
@@ -238,11 +263,52 @@ def test_a_loss_that_is_no_number_goes_back_and_then_gives_up(corpus: Path, tmp_
         assert all(torch.isfinite(v).all() for v in load_weights(folder).state.values())
 
 
+def test_weights_that_begin_a_run_are_folded_to_its_normalisation(
+    corpus: Path, whole: Path, tmp_path: Path
+) -> None:
+    changes = [f"model.init={whole}", "model.mean=[0.4]", "model.std=[0.1]"]
+    begun = Trainer(
+        open_index(corpus), recipe(*changes), tmp_path, World(1, 0, 0, torch.device("cpu")), Reading()
+    )
+    grey = torch.rand(2, 1, 32, 32)
+    expected = build_mae(load_weights(whole)).features((grey - 0.2) / 0.2)
+    torch.testing.assert_close(begun.mae.features((grey - 0.4) / 0.1), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_average_of_the_weights_goes_back_with_them(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient overflows at the step of a checkpoint: neither the weights nor their average keep anything of it."""
+    begun: list[Trainer] = []
+    backward = Trainer._backward
+
+    def overflow(self: Trainer, *args: Any) -> Any:
+        result = backward(self, *args)
+        if self.step == 7 and not begun:  # the eighth step, after which a checkpoint is due
+            begun.append(self)
+            self.mae.cls_token.grad.fill_(float("inf"))  # type: ignore[union-attr]
+        return result
+
+    monkeypatch.setattr(Trainer, "_backward", overflow)
+    summary = go(corpus, tmp_path / "run", "optim.clip=1", "training.ema=0.9", "report.keep=9")
+    lines = read_log(tmp_path / "run")
+    assert [line["event"] for line in lines if "event" in line] == [
+        "step 8: the norm of the gradient is inf; back to the weights of step-00000004, on with the next data"
+    ]
+    assert summary["steps"] == 18 and all(math.isfinite(line.get("loss", 0)) for line in lines)
+    folders = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert [int(folder.name[5:]) for folder in folders] == [4, 12, 16, 18]
+    for folder in folders:
+        for name in ("weights.safetensors", "ema.safetensors"):
+            assert all(torch.isfinite(v).all() for v in load_weights(folder / name).state.values())
+
+
 def test_guard_tells_a_leap_from_noise() -> None:
     guard = Guard(GuardRecipe(spike=3.0, rollbacks=1))
     assert all(guard.fault(1.0 + 0.5 * (i % 2)) == "" for i in range(80))
     assert "leapt to 9" in guard.fault(9.0)
     assert guard.fault(float("nan")) == "the loss is nan" and guard.fault(float("inf")) == "the loss is inf"
+    assert guard.fault(1.2, math.nan) == "the norm of the gradient is nan"
     assert guard.fault(1.2) == ""
     guard.count("x", 1)
     again = Guard(GuardRecipe(spike=3.0, rollbacks=1))

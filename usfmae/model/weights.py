@@ -27,6 +27,7 @@ from usfmae.model.mae import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, M
 if TYPE_CHECKING:  # timm doubles the time it takes to start; only who builds an encoder pays for it
     from timm.models.vision_transformer import VisionTransformer
 
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 WEIGHTS, CONFIG, FORMAT = "weights.safetensors", "config.json", "usfmae-weights"
 
 
@@ -207,15 +208,21 @@ def _column(values: Iterable[float]) -> Tensor:
     return torch.tensor(tuple(values), dtype=torch.float64).view(1, -1, 1, 1)
 
 
-def adapt(weights: Weights, in_chans: int, img_size: int) -> tuple[dict[str, Tensor], MAEConfig]:
-    """The state for another image size (positions resampled, bicubic) and another number of channels.
+def adapt(
+    weights: Weights, in_chans: int, img_size: int, normalisation: Normalisation | None = None
+) -> tuple[dict[str, Tensor], MAEConfig]:
+    """The state for another image size (positions resampled, bicubic), number of channels and normalisation.
 
-    Grey input gets our grey normalisation, colour ImageNet's, unless the channels are already right.
+    normalisation: mean and std of the input; None: as the weights want it, or where their number of channels
+    changes, our grey one or ImageNet's.
     """
     state, config = dict(weights.state), weights.model
-    if in_chans != config.in_chans:
-        mean, std = (GREY_MEAN, GREY_STD) if in_chans == 1 else (IMAGENET_MEAN, IMAGENET_STD)
-        state, config = fold_channels(state, config, in_chans, mean, std)
+    if normalisation is None:
+        normalisation = (GREY_MEAN, GREY_STD) if in_chans == 1 else (IMAGENET_MEAN, IMAGENET_STD)
+        if in_chans == config.in_chans:
+            normalisation = (config.mean, config.std)
+    if (in_chans, *normalisation) != (config.in_chans, config.mean, config.std):
+        state, config = fold_channels(state, config, in_chans, *normalisation)
     if img_size != config.img_size:
         config = config.with_(img_size=img_size)
         for key in ("pos_embed", "decoder_pos_embed"):

@@ -59,11 +59,12 @@ def held(run: Path) -> Iterator[None]:
 
 
 def begin(run: Path, step: int, fresh: bool = True) -> Path:
-    """The hidden folder in which the checkpoint of `step` is written; emptied when `fresh`."""
+    """The hidden folder in which the checkpoint of `step` is written; when `fresh`, empty and the only one."""
     final = step_folder(run, step)
     temporary = final.with_name(f".{final.name}.part")
     if fresh:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in final.parent.glob(".step-*.part"):  # by a save that was interrupted
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
     return temporary
 
@@ -107,20 +108,21 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def prune(run: Path, keep: int, step: int) -> None:
-    """Remove all but the newest `keep` checkpoints up to that of `step`, and what an interrupted save left.
+    """Remove all but the newest `keep` checkpoints up to that of `step`.
 
-    Later ones were damaged, or the run would not stand at `step`: they would be kept in place of whole ones.
+    Later ones were damaged, or the run would not stand at `step`; they, and any that is cut short, would be kept in
+    place of whole ones.
     """
-    found = checkpoints(run)
-    later = sum(int(path.name[5:]) > step for path in found)  # newest first
-    for old in found[:later] + found[later:][keep:]:
-        shutil.rmtree(old, ignore_errors=True)
-    for part in (run / "checkpoints").glob(".step-*.part"):
-        shutil.rmtree(part, ignore_errors=True)
+    kept = 0
+    for folder in checkpoints(run):
+        if kept < keep and int(folder.name[5:]) <= step and not fault(folder, hashes=False):
+            kept += 1
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def fault(folder: Path) -> str:
-    """Why a checkpoint cannot be used, in a few words; empty when it is whole."""
+def fault(folder: Path, hashes: bool = True) -> str:
+    """Why a checkpoint cannot be used, in a few words; empty when it is whole (without `hashes`: seems so)."""
     try:
         listed = json.loads((folder / FILES).read_text())
     except FileNotFoundError:
@@ -133,7 +135,7 @@ def fault(folder: Path) -> str:
             return f"{name} is missing"
         if file.stat().st_size != want["bytes"]:
             return f"{name} has {file.stat().st_size} bytes, expected {want['bytes']}"
-        if _sha256(file) != want["sha256"]:
+        if hashes and _sha256(file) != want["sha256"]:
             return f"{name} is altered (its SHA-256 is not the recorded one)"
     return ""
 

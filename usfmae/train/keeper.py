@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
+from openus.errors import OpenUSError
 from usfmae.model.mae import MAE
 from usfmae.model.weights import load_weights, save_weights
 from usfmae.train.checkpoint import EMA, begin, complete, load_state, newest_whole, write_state
@@ -41,12 +45,15 @@ class Keeper:
         average = None if ema is None else whole(ema)
         small = {"version": 1, "step": step, **state}
         if self.world.leads:
-            folder = begin(self.run, step)
-            save_weights(folder, weights, config)
-            if average is not None:
-                save_weights(folder, average, config, name=EMA)
-            moments = {} if self.sharded else {k: v for k, v in live.items() if not k.startswith("model.")}
-            write_state(folder, {**small, "sharded": self.sharded, "moments": moments})
+            with self._writing(step):
+                folder = begin(self.run, step)
+                save_weights(folder, weights, config)
+                if average is not None:
+                    save_weights(folder, average, config, name=EMA)
+                moments = (
+                    {} if self.sharded else {k: v for k, v in live.items() if not k.startswith("model.")}
+                )
+                write_state(folder, {**small, "sharded": self.sharded, "moments": moments})
         if self.sharded:
             from usfmae.train.sharded import SHARDS, save_shards
 
@@ -54,8 +61,28 @@ class Keeper:
             self._pending = save_shards(begin(self.run, step, fresh=False) / SHARDS, live), step
         else:
             if self.world.leads:
-                complete(self.run, step, self.keep)
+                with self._writing(step):
+                    complete(self.run, step, self.keep)
             self.world.barrier()
+
+    @contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """What is written within this is the checkpoint of `step`; a disk that refuses it is named."""
+        try:
+            yield
+        except (OSError, RuntimeError, CheckpointException) as error:
+            reasons = [error, error.__context__]  # PyTorch raises an error of its own over the system's
+            if isinstance(error, CheckpointException):
+                reasons += [failure for failure, _ in error.failures.values()]
+            found = next((reason for reason in reasons if isinstance(reason, OSError)), None)
+            if found is None and isinstance(error, RuntimeError):
+                raise
+            why = str(error).strip().split("\n")[-1] if found is None else found.strerror or found
+            shutil.rmtree(begin(self.run, step, fresh=False), ignore_errors=True)
+            raise OpenUSError(
+                f"{self.run}: the checkpoint of step {step} cannot be written ({why}); make room there, or keep fewer "
+                "(report.keep), and run the same command again: it goes on from the checkpoint before"
+            ) from error
 
     def poll(self) -> None:
         """Finish a save whose shards are all written; never waits."""
@@ -71,10 +98,11 @@ class Keeper:
     def _publish(self) -> None:
         assert self._pending is not None
         future, step = self._pending
-        future.result()
         self._pending = None
-        if self.world.leads:
-            complete(self.run, step, self.keep)
+        with self._writing(step):
+            future.result()
+            if self.world.leads:
+                complete(self.run, step, self.keep)
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint, the same for all processes; None when there is none yet."""

@@ -30,7 +30,7 @@ SHARES = (
     "data.scale", "data.flip", "data.flip_v", "data.rotate", "data.blur", "data.speckle", "optim.betas",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "data.degrees", "data.strength", "optim.min_lr", "optim.weight_decay", "training.micro_batch",
+    "data.degrees", "data.strength", "optim.lr", "optim.min_lr", "optim.weight_decay", "training.micro_batch",
     "training.most_images", "guard.spike", "guard.rollbacks", "report.pictures", "report.probe_every",
 )  # fmt: skip
 
@@ -209,10 +209,10 @@ class TrainingRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class GuardRecipe:
-    """What happens when the loss is not a number, or leaps."""
+    """What happens when the loss or its gradient is not a number, or the loss leaps."""
 
     spike: float = 0.0
-    """A loss above this many times the running mean counts as a fault; 0: only a loss that is no number does."""
+    """A loss above this many times the running mean counts as a fault; 0: only a loss or gradient that is no number."""
     rollbacks: int = 3
     """After so many returns to the last checkpoint the run ends with an error."""
 

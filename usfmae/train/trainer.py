@@ -79,7 +79,8 @@ class Trainer:
             mae = MAE(self.config)
         if self.recipe.model.init:
             weights = load_weights(self.recipe.model.init)
-            state, found = adapt(weights, self.config.in_chans, self.config.img_size)
+            c = self.config
+            state, found = adapt(weights, c.in_chans, c.img_size, (c.mean, c.std))
             begin_with(mae, state, found, str(weights.path))
         return mae.to(self.world.device)
 
