@@ -25,6 +25,7 @@ def test_the_evidence_comes_to_its_table(repo: Path, shared: Path, tmp_path: Pat
         "--cache", tmp_path / "cache", "--frames", "covid-blues=60",
         "--mirror", shared / "mirror", "--local", f"bus-bra={shared / 'data/bus-bra'}",
     )  # fmt: skip
+
     def weights() -> dict[Path, int]:
         return {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
 
