@@ -136,7 +136,11 @@ def build(
     engine = engine or LocalEngine(options.workers, Depot(out))
     depot, work = engine.depot, out / ".work"
     with disk_told(out), depot.builder(), kept_workers():
-        results = [_prepare(source, corpus, options, work, engine, report) for source in sources]
+        report("sources", 0, len(sources))
+        results = []
+        for source in sources:
+            results.append(_prepare(source, corpus, options, work, engine, report))
+            report("sources", 1, len(sources))
         ready = [result for result in results if result.problem is None]
         if options.absent is not None:
             _require(results, options.absent)
@@ -194,7 +198,6 @@ def _prepare(
     """Obtain a source, look through it, and cut its files into chunks."""
     started = time.monotonic()
     result = SourceResult(source, corpus.held_out.get(source.slug, PRETRAIN))
-    report("fetch", 0, None)
     if options.absent and source.slug in options.absent:
         result.problem = options.absent[source.slug]
         return result

@@ -15,10 +15,12 @@ from openus.catalogue import Catalogue
 from openus.engine.choose import EngineOptions, engine_of
 from openus.errors import NeedsPersonError, OpenUSError, UsageError
 from openus.manifest import LEVELS, CleanLevel, Corpus, FramePolicy, Source
+from openus.missing import missing
 
 Report = Callable[[str, int, int | None], None]
 _UNITS = {
-    "decode": "files", "dedup": "samples", "pack": "samples", "fingerprint": "pictures", "compare": "pairs",
+    "sources": "sources", "decode": "files", "dedup": "samples", "pack": "samples", "fingerprint": "pictures",
+    "compare": "pairs",
 }  # fmt: skip
 
 
@@ -37,6 +39,9 @@ def reporter(quiet: bool, unit: str = "files") -> Iterator[Report]:
                 return
             if total is None:
                 return
+            if stage == "sources":  # what was fetched of the last one is told by its row of the closing table
+                for name in [name for name in tasks if name.startswith("fetch ")]:
+                    bar.update(tasks.pop(name), visible=False)
             if stage not in tasks:
                 each = _UNITS.get(stage, unit)
                 tasks[stage] = bar.add_task(stage, total=total, unit=each)
@@ -74,6 +79,7 @@ def build_corpus(
     from openus.build import BuildOptions, EmptyBuildError, build
     from openus.depot import depot
     from openus.fetch import default_cache
+    from openus.shards.corpus import told_missing
 
     started = time.monotonic()
     home = depot(out, scratch)
@@ -114,10 +120,14 @@ def build_corpus(
         ):
             result = build(home.folder, plan, catalogue, options, slugs, report, crew)
     except EmptyBuildError as empty:
-        views.troubles(empty.results)
+        if as_json:
+            console.print_json({"out": out, "missing": told_missing(empty.results)})
+        else:
+            missing([item for item in empty.results if item.problem is not None], options.cache)
+            views.rejected(empty.results)
         raise
     if not as_json:
-        views.build_table(result, out, time.monotonic() - started)
+        views.build_table(result, out, options.cache, time.monotonic() - started)
     if recipe is not None:
         from openus.publish.rebuild import conclude
 

@@ -7,11 +7,14 @@ stay out of this module: `--help` must be instant.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 # Progress and notes go to standard error, results to standard output, so that pipes stay clean.
-out = Console(highlight=False)
+# Into a file or a pipe nothing is folded to the width of a terminal that is not there.
+out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 err = Console(stderr=True, highlight=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
@@ -68,38 +72,81 @@ def progress(quiet: bool = False, unit: str = "files") -> Iterator[Progress]:
     """A progress bar with count, rate and remaining time, on standard error; silent when `quiet`.
 
     Add tasks with ``bar.add_task("decode", total=n)`` and advance them; ``add_task(…, unit="bytes")`` counts in
-    bytes instead of `unit`. Without a terminal nothing is drawn.
+    bytes instead of `unit`. Without a terminal it is a plain line now and then, for the logs of a cluster.
     """
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Count(ProgressColumn):
         def render(self, task: Any) -> Text:
-            show = amount if task.fields.get("unit") == "bytes" else "{:,.0f}".format
-            whole = "?" if task.total is None else show(task.total)
-            return Text(f"{show(task.completed)} of {whole}", style="green", justify="right")
+            return Text(_count(task), style="green", justify="right")
 
     class Rate(ProgressColumn):
         def render(self, task: Any) -> Text:
-            speed = task.finished_speed or task.speed
-            if not speed or task.elapsed is None or task.elapsed < 0.1:
-                return Text("")
-            each = task.fields.get("unit", unit)
-            return Text(f"{amount(speed)}/s" if each == "bytes" else f"{speed:,.1f} {each}/s", style="cyan")
+            return Text(_rate(task, unit), style="cyan")
 
-    bar = Progress(
-        TextColumn("{task.description:<10}"),
-        BarColumn(bar_width=28),
-        Count(),
-        Rate(),
+    class Lines(Progress):
+        """Says of a task what its bar would show: after ten seconds, then ever more rarely, and at its end."""
+
+        def __init__(self) -> None:
+            super().__init__(disable=True)
+            self._due: dict[Any, tuple[float, float]] = {}  # task to (when a line is due, the wait after it)
+
+        def update(self, task_id: Any, **changes: Any) -> None:
+            super().update(task_id, **changes)
+            self._tell(task_id)
+
+        def advance(self, task_id: Any, advance: float = 1) -> None:
+            super().advance(task_id, advance)
+            self._tell(task_id)
+
+        def _tell(self, task_id: Any) -> None:
+            task, now = self._tasks[task_id], time.monotonic()
+            due, wait = self._due.setdefault(task_id, (now + _FIRST_LINE, _FIRST_LINE))
+            ended = task.finished and wait > _FIRST_LINE  # what is soon done needs no line at all
+            if now < due and not ended:
+                return
+            self._due[task_id] = (math.inf, 0) if task.finished else (now + wait, min(2 * wait, _LAST_LINE))
+            left = task.time_remaining
+            parts = [
+                _count(task)
+                + ("" if task.fields.get("unit") == "bytes" else f" {task.fields.get('unit', unit)}")
+            ]
+            parts += [rate] if (rate := _rate(task, unit)) else []
+            parts += [f"{timedelta(seconds=round(left))} left"] if left and not task.finished else []
+            err.print(f"{task.description}: {', '.join(parts)}", markup=False, soft_wrap=True)
+
+    if quiet or not err.is_terminal:
+        yield Progress(disable=True) if quiet else Lines()
+        return
+    with Progress(
+        TextColumn("{task.description:<10}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=28 if err.width >= 100 else 10),
+        Count(table_column=Column(no_wrap=True)),
+        Rate(table_column=Column(no_wrap=True)),
         TextColumn("left"),
         TimeRemainingColumn(),
         console=err,
-        disable=quiet or not err.is_terminal,
-        transient=False,
-    )
-    with bar:
+    ) as bar:
         yield bar
+
+
+_FIRST_LINE, _LAST_LINE = 10.0, 120.0
+"""Seconds to the first plain line of a task, and the longest from one to the next."""
+
+
+def _count(task: Any) -> str:
+    show = amount if task.fields.get("unit") == "bytes" else "{:,.0f}".format
+    return f"{show(task.completed)} of {'?' if task.total is None else show(task.total)}"
+
+
+def _rate(task: Any, unit: str) -> str:
+    speed = task.finished_speed or task.speed
+    if not speed or task.elapsed is None or task.elapsed < 0.1:
+        return ""
+    each = task.fields.get("unit", unit)
+    return f"{amount(speed)}/s" if each == "bytes" else f"{speed:,.1f} {each}/s"
 
 
 def show_log(name: str, quiet: bool = False) -> None:

@@ -6,6 +6,7 @@ OpenUSError                     base; the command line prints it as one line and
 ├── SourceError                 a dataset cannot be had
 │   ├── NeedsPersonError        someone must register, accept terms or place files by hand
 │   ├── TransferError           bytes did not arrive (network, HTTP status, HTML instead of a file)
+│   │   └── UnreachableError    no host answered at all: there may be no network
 │   ├── ChecksumError           bytes arrived but are not the expected ones
 │   └── OfflineError            the file is not in the cache and the network is switched off
 ├── ArchiveError                not an archive, truncated, or refused as hostile
@@ -37,7 +38,14 @@ class ManifestError(UsageError):
 
 
 class SourceError(OpenUSError):
-    """A dataset cannot be obtained as its manifest says."""
+    """A dataset cannot be obtained as its manifest says.
+
+    Where several routes were tried, the message names all that went wrong; `brief` is the same in a few words, and
+    `tried` has a line for each of them.
+    """
+
+    brief: str = ""
+    tried: tuple[str, ...] = ()
 
 
 class NeedsPersonError(SourceError):
@@ -50,6 +58,10 @@ class NeedsPersonError(SourceError):
 
 class TransferError(SourceError):
     """The bytes of a file did not arrive."""
+
+
+class UnreachableError(TransferError):
+    """No host answered: its name cannot be resolved, or nobody listens there."""
 
 
 class ChecksumError(SourceError):

@@ -25,6 +25,7 @@ from openus.errors import (
     OfflineError,
     SourceError,
     TransferError,
+    UnreachableError,
 )
 from openus.glob import Glob, any_matches
 from openus.hosts import refused, resolve
@@ -297,22 +298,43 @@ def _failure(
             f"{source.slug}: its manifest has no routes; give a copy with --local {source.slug}=PATH, or put it "
             f"into {drop}"
         )
+    error = _worst(source, failures, drop)
+    if len(failures) > 1:
+        people = [str(other) for _, other in failures if isinstance(other, NeedsPersonError)]
+        error.brief = people[-1] if people else f"none of its {len(failures)} routes works"
+        error.tried = tuple(
+            _tried(source, route, other) for route, other in failures if route.host != "manual"
+        )
+    return error
+
+
+def _tried(source: Source, route: Route, error: Exception) -> str:
+    name = route_name(route)
+    return f"{name}: {str(error).removeprefix(source.slug + ': ').removeprefix(name + ': ')}"
+
+
+def _worst(source: Source, failures: Sequence[tuple[Route, Exception]], drop: Path) -> SourceError:
+    """The failure that says what is to be done next: where only the network lacks, nobody need fetch by hand."""
+    errors = [error for _, error in failures]
+    fetching = [error for route, error in failures if route.host != "manual"]
+    for kind, lacks in (
+        (OfflineError, "not in the cache nor in a mirror folder, and the network is switched off"),
+        (UnreachableError, "no host of its routes can be reached; is there a network?"),
+    ):
+        if len(errors) > 1 and fetching and all(isinstance(error, kind) for error in fetching):
+            return kind(f"{source.slug}: {lacks}")
+    people = [error for error in errors if isinstance(error, NeedsPersonError)]
     reasons = "; ".join(
         str(error) if isinstance(error, NeedsPersonError) else f"{route_name(route)}: {error}"
         for route, error in failures
     )
-    people = [error for _, error in failures if isinstance(error, NeedsPersonError)]
     if people:
         message = str(people[-1]) if len(failures) == len(people) == 1 else f"{source.slug}: {reasons}"
         return NeedsPersonError(message, _steps(source, failures, drop))
-    if len(failures) == 1 and isinstance(failures[0][1], SourceError):
-        return failures[0][1]
-    kinds = {type(error) for _, error in failures}
-    kind = next(
-        (k for k in (ChecksumError, OfflineError, TransferError) if all(issubclass(o, k) for o in kinds)),
-        None,
-    )
-    return (kind or SourceError)(f"{source.slug}: none of its {len(failures)} routes works: {reasons}")
+    if len(errors) == 1 and isinstance(errors[0], SourceError):
+        return errors[0]
+    same = (k for k in (ChecksumError, OfflineError, TransferError) if all(isinstance(e, k) for e in errors))
+    return next(same, SourceError)(f"{source.slug}: none of its {len(failures)} routes works: {reasons}")
 
 
 def _steps(source: Source, failures: Sequence[tuple[Route, Exception]], drop: Path) -> list[str]:

@@ -20,7 +20,7 @@ import requests
 import urllib3
 
 from openus import __version__
-from openus.errors import TransferError
+from openus.errors import TransferError, UnreachableError
 
 # Zenodo and others refuse the default names of HTTP libraries, so the client says what it is.
 USER_AGENT = f"openus/{__version__} (rebuilds an open ultrasound corpus)"
@@ -44,6 +44,10 @@ SECRET_PARTS = (
 SECRET_NAMES = frozenset(
     {"sig", "auth", "key", "policy", "expires", "key-pair-id", "awsaccesskeyid", "googleaccessid"}
 )
+
+
+_silent: set[str] = set()
+"""Hosts of which no answer came after all attempts: they are asked once more for the next file, not as patiently."""
 
 
 class HttpError(TransferError):
@@ -107,10 +111,16 @@ class Retrier:
 
     def failed(self, error: InterruptionError) -> None:
         self.failures, self.gained = self.failures + 1, 0
-        most = self.policy.attempts if error.connected else self.policy.connect_attempts
+        host = urlsplit(self.key).netloc
+        most = self.policy.attempts
+        if not error.connected:
+            most = 1 if host in _silent else self.policy.connect_attempts
         if self.failures >= most:
             tried = f"{self.failures} attempts" if self.failures > 1 else "1 attempt"
-            raise TransferError(f"{error} (gave up after {tried}; run it again to go on)") from error
+            kind = TransferError if error.connected else UnreachableError
+            if not error.connected:
+                _silent.add(host)
+            raise kind(f"{error} (gave up after {tried}; run it again to go on)") from error
         wait = self.policy.delay(self.key, self.failures)
         if error.retry_after is not None:
             if error.retry_after > self.policy.patience:
@@ -196,7 +206,7 @@ def _get(
     # A callable `auth` keeps requests from replacing an explicit Authorization by one from ~/.netrc.
     explicit = any(name.lower() == "authorization" for name in headers)
     try:
-        return session.get(
+        response = session.get(
             url, headers=headers, timeout=timeout, stream=True, allow_redirects=False,
             auth=_leave_headers if explicit else None,
         )  # fmt: skip
@@ -204,6 +214,8 @@ def _get(
         raise TransferError(f"{redact(url)}: not an address that can be opened ({error})") from error
     except NETWORK_ERRORS as error:
         raise interruption(url, error, connected=False) from error
+    _silent.discard(urlsplit(url).netloc)
+    return response
 
 
 def _leave_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:

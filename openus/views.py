@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from openus.console import amount, err, out, print_json
 from openus.errors import NeedsPersonError, UsageError
+from openus.missing import missing
 
 if TYPE_CHECKING:
     from openus.build import BuildResult, SourceResult
@@ -31,7 +32,8 @@ def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
             column,
             justify=justify,
             overflow="fold",
-            no_wrap=column in ("#", "source", "access", "set", "bytes", "time"),
+            no_wrap=column
+            in ("#", "source", "access", "sharing", "expected", "here", "set", "bytes", "time"),
         )
     return table
 
@@ -39,6 +41,11 @@ def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 def number(value: int | None) -> str:
     """A count for people: thousands separated, "?" where unknown."""
     return "?" if value is None else f"{value:,}"
+
+
+def plural(count: int, thing: str) -> str:
+    """``1 shard``, ``1,024 shards``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def sources(
@@ -73,20 +80,23 @@ def sources(
     if as_json:
         print_json(rows)
         return
-    table = _table(
-        "#", "source", "anatomy", "kind", "access", "sharing", "expected", "here", right=("#", "expected")
-    )
+    narrow = out.width < 100
+    cells: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "#": lambda row: str(row["number"] or ""),
+        "source": lambda row: f"[bold]{row['slug']}[/]",
+        "anatomy": lambda row: escape(row["anatomy"]),
+        "kind": lambda row: row["kind"],
+        "access": lambda row: row["access"],
+        "sharing": lambda row: row["redistribution"].removesuffix("-only"),
+        "expected": _expected,
+        "here": lambda row: "✓" if narrow and row["cached"] else row["cached"],
+    }
+    shown = {name: cell for name, cell in cells.items() if not (narrow and name in ("#", "kind"))}
+    table = _table(*shown, right=("#", "expected"))
+    if narrow:
+        table.padding = (0, 1, 0, 0)
     for row in rows:
-        table.add_row(
-            str(row["number"] or ""),
-            f"[bold]{row['slug']}[/]",
-            escape(row["anatomy"]),
-            row["kind"],
-            row["access"],
-            row["redistribution"],
-            _expected(row),
-            row["cached"],
-        )
+        table.add_row(*(cell(row) for cell in shown.values()))
     out.print(table)
     out.print(f"\n{len(rows)} sources. Details: openus show SLUG", style="dim")
 
@@ -229,7 +239,7 @@ def fetched(outcome: Mapping[str, Mapping[str, Any]]) -> None:
                 out.print(f"  {path}", markup=False, soft_wrap=True)
 
 
-def build_table(result: BuildResult, place: str, seconds: float) -> None:
+def build_table(result: BuildResult, place: str, cache: Path, seconds: float) -> None:
     """The closing table of a build at `place`, and what is left for a person to do."""
     right = ("files", "frames", "kept", "bytes", "time")
     table = _table("source", "files", "frames", "kept", "rejected", "bytes", "time", right=right)
@@ -244,12 +254,8 @@ def build_table(result: BuildResult, place: str, seconds: float) -> None:
     for name, entry in result.summary["sets"].items():
         shards = entry["shards"]
         total = amount(sum(shard["bytes"] for shard in shards))
-        out.print(f"[bold]{name}[/]: {entry['samples']:,} samples in {len(shards)} shards, {total}")
-    if result.missing:
-        count = len(result.missing)
-        are = "source is" if count == 1 else "sources are"
-        out.print(f"\n[bold]{count} {are} missing.[/] What to do for each:")
-        troubles(result.missing)
+        out.print(f"[bold]{name}[/]: {entry['samples']:,} samples in {plural(len(shards), 'shard')}, {total}")
+    missing(result.missing, cache)
     out.print(
         f"\n{place}: done in {seconds:.1f} s. Check it with: openus verify {place}",
         markup=False,
@@ -257,18 +263,11 @@ def build_table(result: BuildResult, place: str, seconds: float) -> None:
     )
 
 
-def troubles(results: Sequence[SourceResult]) -> None:
-    """Why sources are missing, and what a person can do about each; what was rejected of the others."""
+def rejected(results: Sequence[SourceResult]) -> None:
+    """The first inputs that each source lost, where nothing was kept."""
     for item in results:
-        slug = item.source.slug
-        if item.problem is not None:
-            out.print(
-                f"[yellow]{slug}[/]: {escape(str(item.problem).removeprefix(slug + ': '))}", soft_wrap=True
-            )
-            for position, step in enumerate(getattr(item.problem, "steps", ()), 1):
-                out.print(f"  {position}. {step}", markup=False, soft_wrap=True)
         for row in item.rejected[:_SHOWN_PROBLEMS]:
-            text = f"{slug}: {row['member']}: {row['stage']}: {row['reason']}: {row['detail']}"
+            text = f"{item.source.slug}: {row['member']}: {row['stage']}: {row['reason']}: {row['detail']}"
             out.print(text, markup=False, soft_wrap=True)
 
 
@@ -296,8 +295,8 @@ def verdict(folder: str, found: Verdict, deep: bool) -> None:
     if not found.problems:
         how = "each decoded" if deep else "each byte range hashed"
         out.print(
-            f"[green]✓[/] {folder}: {found.shards} shards, {found.samples:,} samples ({how}), {amount(found.bytes)}; "
-            "every input is accounted for",
+            f"[green]✓[/] {folder}: {plural(found.shards, 'shard')}, {found.samples:,} samples ({how}), "
+            f"{amount(found.bytes)}; every input is accounted for",
             soft_wrap=True,
         )
 

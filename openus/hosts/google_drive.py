@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from openus.errors import ManifestError, MissingExtraError, SourceError, TransferError
+from openus.errors import ManifestError, MissingExtraError, SourceError, TransferError, UnreachableError
 from openus.hosts.base import RemoteFile
 from openus.hosts.common import Web, endpoint, expected_hash, identifier, reconcile
 from openus.manifest import Route, Source
@@ -140,7 +140,7 @@ def _page_folder(source: Source, route: Route, identity: str) -> list[tuple[str,
         reason = " ".join(str(error).split())[:160]
         raise TransferError(f"{where}: the folder's page cannot be read ({reason}); {_by_hand()}") from error
     except OSError as error:  # requests' network errors
-        raise TransferError(
+        raise UnreachableError(
             f"{where}: the folder's page cannot be reached ({type(error).__name__})"
         ) from error
     paths = [

@@ -6,7 +6,7 @@ Large files come with their SHA-256, the others with their git blob id. The toke
 
 from __future__ import annotations
 
-from openus.errors import NeedsPersonError, SourceError, TransferError
+from openus.errors import NeedsPersonError, SourceError, TransferError, UnreachableError
 from openus.hosts.base import RemoteFile
 from openus.hosts.common import Web, endpoint, from_manifest, identifier, reconcile, url_path
 from openus.manifest import Route, Source
@@ -73,7 +73,7 @@ def _tree(
         ) from error
     except Exception as error:
         # The network errors of the client have changed class with its versions (requests, httpx, httpx2).
-        raise TransferError(
+        raise UnreachableError(
             f"{where}: the Hub cannot be reached ({type(error).__name__}: {error})"
         ) from error
     files: list[tuple[str, int | None, str | None]] = []

@@ -60,14 +60,7 @@ def write_corpus(
             for result in results
             if result.problem is None
         },
-        "missing": {
-            result.source.slug: {
-                "reason": str(result.problem),
-                "steps": list(result.problem.steps) if isinstance(result.problem, NeedsPersonError) else [],
-            }
-            for result in results
-            if result.problem is not None
-        },
+        "missing": told_missing(results),
         "sets": {
             name: {"samples": sum(info.samples for info in infos), "shards": [asdict(info) for info in infos]}
             for name, infos in shards.items()
@@ -169,6 +162,18 @@ def read_corpus(root: Path) -> dict[str, Any]:
 def sets_digest(summary: dict[str, Any]) -> str:
     """Identity of all shards of a corpus, by the hashes that its `corpus.json` holds of them."""
     return hashlib.sha256(json.dumps(summary["sets"], sort_keys=True).encode()).hexdigest()
+
+
+def told_missing(results: Sequence[SourceResult]) -> dict[str, dict[str, Any]]:
+    """The sources that could not be had, by slug: the `reason`, and the `steps` of what a person can do."""
+    return {
+        result.source.slug: {
+            "reason": str(result.problem),
+            "steps": list(result.problem.steps) if isinstance(result.problem, NeedsPersonError) else [],
+        }
+        for result in results
+        if result.problem is not None
+    }
 
 
 def _readme(corpus: Corpus, summary: dict[str, Any]) -> str:

@@ -1,0 +1,87 @@
+"""What a person reads of the sources that a build had to leave out: what each wants, sorted by who must act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.padding import Padding
+
+from openus.console import out
+from openus.errors import NeedsPersonError, OfflineError, OpenUSError, UnreachableError
+
+if TYPE_CHECKING:
+    from openus.build import SourceResult
+
+_SAID_ONCE = (
+    "The drop folder is ",
+    "Run the same command again",
+)  # steps of each source, said above all of them
+_FEW = 3
+_ELSEWHERE = "--mirror DIR or --local SLUG=PATH where you have copies"
+
+
+def missing(results: Sequence[SourceResult], cache: Path) -> None:
+    """Print what each of the `results`, all with a problem, wants; `cache` holds the drop folders."""
+    if not results:
+        return
+    are = "source is" if len(results) == 1 else "sources are"
+    out.print(f"\n[bold]{len(results)} {are} missing.[/] What to do:")
+    offline = _of(results, lambda problem: isinstance(problem, OfflineError))
+    _together(
+        offline,
+        "Not on this machine, and the network is switched off",
+        f"Run it once without --offline, or give {_ELSEWHERE}.",
+    )
+    silent = _of(results, lambda problem: isinstance(problem, UnreachableError))
+    _together(
+        silent,
+        "No host answers",
+        f"Is there a network? Run it again when there is, or give {_ELSEWHERE}.",
+    )
+    people = _of(results, lambda problem: isinstance(problem, NeedsPersonError))
+    if people:
+        out.print(f"\n[bold]A person must act[/] ({len(people)}):")
+        out.print(
+            f"  Put what you fetch into its drop folder, {cache.expanduser().absolute()}/SLUG (packed, unpacked or one "
+            "folder deeper is all the same), or name it with --local SLUG=PATH. Then run the same command again.",
+            markup=False,
+            soft_wrap=True,
+        )
+    others = [item for item in results if item not in [*offline, *silent, *people]]
+    for item in people:
+        _one(item)
+    if others:
+        out.print(f"\n[bold]Failed[/] ({len(others)}):")
+    for item in others:
+        _one(item)
+
+
+def _of(results: Sequence[SourceResult], wanted: Callable[[OpenUSError], bool]) -> list[SourceResult]:
+    return [item for item in results if item.problem is not None and wanted(item.problem)]
+
+
+def _together(items: Sequence[SourceResult], what: str, advice: str) -> None:
+    """What many lack is said once; of a few all is told."""
+    if not items:
+        return
+    out.print(f"\n[bold]{what}[/] ({len(items)}):")
+    if len(items) <= _FEW:
+        for item in items:
+            _one(item)
+    else:
+        out.print(Padding(", ".join(item.source.slug for item in items), (0, 0, 0, 2)))
+    out.print(f"  {advice}", soft_wrap=True)
+
+
+def _one(item: SourceResult) -> None:
+    slug, problem = item.source.slug, item.problem
+    text = (getattr(problem, "brief", "") or str(problem)).removeprefix(f"{slug}: ")
+    out.print(f"[yellow]{slug}[/]: {escape(text)}", soft_wrap=True)
+    for line in getattr(problem, "tried", ()):
+        out.print(f"  - {line}", markup=False, soft_wrap=True)
+    steps = (step for step in getattr(problem, "steps", ()) if not step.startswith(_SAID_ONCE))
+    for position, step in enumerate(steps, 1):
+        out.print(f"  {position}. {step}", markup=False, soft_wrap=True)
