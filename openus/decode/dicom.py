@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from pydicom import config as pydicom_config
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
+from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import get_expected_length, iter_pixels
 
 from openus.decode.frame import Pixels
 from openus.decode.grey import Scale, collapsed, scale_for
 from openus.decode.limits import DecodeLimits, guard, guarded, size_of
+from openus.decode.lut import apply_palette, apply_voi
 from openus.decode.policy import Clip, Wanted
 from openus.errors import DecodeError
 
@@ -204,10 +205,11 @@ class DicomClip(Clip):
     def _shown(self, values: NDArray[Any]) -> Pixels:
         """One stored frame as a viewer shows it, uint8."""
         if self._photometric == "PALETTE COLOR":
-            values = apply_color_lut(values, self._ds)
+            values = apply_palette(values, self._ds)
         if values.ndim == 3 and values.shape[2] == 3:
             if values.dtype != np.uint8:
-                values = (values >> (8 * (values.dtype.itemsize - 1))).astype(np.uint8)
+                stored = int(self._ds.get("BitsStored") or 8 * values.dtype.itemsize)
+                values = np.minimum(values >> max(0, stored - 8), 255).astype(np.uint8)
             return collapsed(np.ascontiguousarray(values))
         if int(self._ds.get("BitsAllocated", 8)) == 1:
             grey = Scale(0.0, 1.0)(values)
@@ -220,13 +222,10 @@ class DicomClip(Clip):
         """Values deeper than 8 bits, or signed, as uint8."""
         ds = self._ds
         real = np.asarray(apply_modality_lut(values, ds), np.float64)
-        if "VOILUTSequence" in ds:
-            bits = int(ds.VOILUTSequence[0].LUTDescriptor[2])
-            return Scale(0.0, float(2**bits - 1))(apply_voi(values, ds))
-        if "WindowCenter" in ds and "WindowWidth" in ds:
-            return Scale(0.0, 1.0)(
-                window(real, _first(ds.WindowCenter), _first(ds.WindowWidth), _function(ds))
-            )
+        if ds.get("VOILUTSequence"):
+            return apply_voi(real, ds)
+        if (given := _window(ds)) is not None:
+            return Scale(0.0, 1.0)(window(real, *given, _function(ds)))
         assert self._scale is not None
         return self._scale(real)
 
@@ -234,7 +233,7 @@ class DicomClip(Clip):
 def _is_unwindowed(ds: pydicom.Dataset) -> bool:
     """Grey, deeper than 8 bits or signed, and without a window: the range of the whole file decides."""
     deep = int(ds.get("BitsAllocated", 8)) > 8 or int(ds.get("PixelRepresentation") or 0) == 1
-    voi = "VOILUTSequence" in ds or ("WindowCenter" in ds and "WindowWidth" in ds)
+    voi = ds.get("VOILUTSequence") or _window(ds)
     colour = int(ds.get("SamplesPerPixel", 1)) != 1 or ds.get("PhotometricInterpretation") == "PALETTE COLOR"
     return deep and not voi and not colour
 
@@ -252,8 +251,16 @@ def _function(ds: pydicom.Dataset) -> str:
     return str(ds.get("VOILUTFunction", "LINEAR")).upper()
 
 
-def _first(value: Any) -> float:
-    return float(value[0] if isinstance(value, pydicom.multival.MultiValue) else value)
+def _window(ds: pydicom.Dataset) -> tuple[float, float] | None:
+    """(center, width) of the first window; None where there is none: the attributes may be there and empty."""
+    center, width = (_first(ds.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    return None if center is None or width is None else (center, width)
+
+
+def _first(value: Any) -> float | None:
+    if isinstance(value, pydicom.multival.MultiValue):
+        value = next(iter(value), None)
+    return None if value in (None, "") else float(value)
 
 
 def kept(ds: pydicom.Dataset) -> dict[str, str]:

@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import cv2
@@ -34,7 +35,7 @@ PILLOW = {
 }  # fmt: skip
 _DEEP = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}
 _SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: bit 0 marks a reduced-resolution copy
-_ORIENTATION = 0x0112
+_PHOTOMETRIC, _ORIENTATION = 0x0106, 0x0112
 _NOTES = (b"zTXt", b"iTXt", b"tEXt", b"iCCP")  # of no bearing on the pixels of a plain PNG
 _APP1 = 0xE1  # JPEG segment of EXIF
 
@@ -49,7 +50,7 @@ def decode_still(
     are not looked at. It is the luma of ITU-R BT.601 that `clean.to_grey` makes of them (JFIF 1.02), less its rounding.
     """
     if kind == "png" and (png := _png(data, name, limits)) is not None:
-        return png, True
+        return png
     if kind == "jpg" and (jpeg := _jpeg(data, name, limits, grey)) is not None:
         pixels, all_of_it = jpeg
         orientation = _jpeg_orientation(data)
@@ -109,23 +110,28 @@ def _png_header(data: bytes, name: str) -> _PNGHeader:
     return _PNGHeader(header[0], header[1], header[2], header[3], plain, notes)
 
 
-def _png(data: bytes, name: str, limits: DecodeLimits) -> Pixels | None:
+def _png(data: bytes, name: str, limits: DecodeLimits) -> tuple[Pixels, bool] | None:
+    """The pixels, and whether they are those of the file: not where it has 16 bits."""
     # The size first: a gigapixel header is refused for its size even where the rest of the file is missing.
     if len(data) >= 24:
         limits.check_pixels(name, *struct.unpack_from(">2L", data, 16))
     header = _png_header(data, name)
-    if not (header.plain and header.depth == 8 and header.colour in (0, 2)):
+    deep_colour = header.depth == 16 and header.colour == 2  # of which Pillow reads the upper bytes alone
+    if not (header.plain and (deep_colour or (header.depth == 8 and header.colour in (0, 2)))):
         return None
     for note in reversed(header.notes):
         data = data[: note.start] + data[note.stop :]
     with guard(name):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is not None and deep_colour:
+        deep = np.asarray(pixels, np.uint16)
+        pixels = np.asarray(deep >> (8 if deep.max() > 255 else 0), np.uint8)
     if pixels is None or pixels.dtype != np.uint8:
         return None  # Pillow says what is wrong with it
     if pixels.ndim == 2:
-        return np.asarray(pixels)
+        return np.asarray(pixels), True
     grey = collapsed(np.asarray(pixels))
-    return grey if grey.ndim == 2 else np.asarray(cv2.cvtColor(grey, cv2.COLOR_BGR2RGB))
+    return grey if grey.ndim == 2 else np.asarray(cv2.cvtColor(grey, cv2.COLOR_BGR2RGB)), not deep_colour
 
 
 def _jpeg(data: bytes, name: str, limits: DecodeLimits, grey: bool) -> tuple[Pixels, bool] | None:
@@ -178,23 +184,27 @@ class PillowClip(Clip):
             limits.check_pixels(name, *image.size)
             count = int(getattr(image, "n_frames", 1))
             limits.check_frames(name, count)
+            # Pillow turns pages of 8 bits whose zero is white, and no others.
+            tags = getattr(image, "tag_v2", {})
+            self._zero_is_white = image.mode in _DEEP and tags.get(_PHOTOMETRIC, 1) == 0
             self._pages = [page for page in range(count) if not self._is_preview(image, page, count)]
-            self._deep = image.mode in _DEEP
-            self._dtype = np.dtype("f4" if image.mode == "F" else "i4")
         self.count: int = len(self._pages)
         self._scale: Scale | None = None
 
     @property
-    def scale(self) -> Scale | None:
-        """How 16-bit and float pictures become 8-bit; None for ordinary ones."""
-        if self._deep and self._scale is None:
-            self._scale = scale_for(self._dtype, (page for _, page in self._arrays(lambda index: True)))
+    def scale(self) -> Scale:
+        """How pages of 16 bits or fractions become 8-bit, all of them alike; ordinary pages stay as they are."""
+        if self._scale is None:
+            pages = (page for _, page in self._arrays(lambda index: True) if page.dtype != np.uint8)
+            first = next(pages)
+            self._scale = scale_for(first.dtype, chain([first], pages))
         return self._scale
 
     def read(self, wanted: Wanted) -> Iterator[tuple[int, Pixels]]:
-        scale = self.scale
         for index, values in self._arrays(wanted):
-            pixels = values if values.dtype == np.uint8 or scale is None else scale(values)
+            pixels = values
+            if values.dtype != np.uint8:
+                pixels = 255 - self.scale(values) if self._zero_is_white else self.scale(values)
             yield index, collapsed(pixels) if pixels.ndim == 3 else np.ascontiguousarray(pixels)
 
     def _opened(self) -> Image.Image:
@@ -223,6 +233,7 @@ class PillowClip(Clip):
 def _as_array(image: Image.Image) -> NDArray[Any]:
     """The current page as uint8 [H, W] or [H, W, 3], or as it is if its values are deeper than 8 bits."""
     image.load()
+    image_format = image.format
     image = ImageOps.exif_transpose(image)
     if image.mode in _DEEP:
         return np.asarray(image)
@@ -230,6 +241,9 @@ def _as_array(image: Image.Image) -> NDArray[Any]:
         image = image.convert("L")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
+        # Programs that know of no transparency leave the fourth byte of a BMP at zero; browsers show it all the same.
+        if image_format == "BMP" and image.getchannel("A").getextrema() == (0, 0):
+            return np.asarray(image.convert("RGB"))
         black = Image.new("RGB", image.size)
         black.paste(image, mask=image.getchannel("A"))
         image = black

@@ -66,4 +66,4 @@ class NiftiVolume(Volume):
             values = values.swapaxes(0, 1)
         channels = [3] if self._named or self._channels == 3 else []
         pixels = values.reshape(*rows_and_columns(self.shape, axis), *channels)
-        return np.ascontiguousarray(pixels.astype(np.uint8) if channels else pixels)
+        return np.ascontiguousarray(pixels)

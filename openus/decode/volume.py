@@ -34,7 +34,7 @@ class Volume(ABC):
 
     @abstractmethod
     def plane(self, t: int, axis: Axis, index: int) -> NDArray[Any]:
-        """One slice: [rows, columns], or [rows, columns, 3] of uint8 for colour."""
+        """One slice: [rows, columns], or [rows, columns, 3] for colour."""
 
 
 class VolumeClip(Clip):
@@ -66,7 +66,8 @@ class VolumeClip(Clip):
                 t, z = divmod(index, self._slices)
             with guard(self._name):
                 plane = self._volume.plane(t, "z" if self._axis == "t" else self._axis, z)
-            yield index, collapsed(plane) if plane.ndim == 3 else self.scale(plane)
+            pixels = self.scale(plane)
+            yield index, collapsed(pixels) if pixels.ndim == 3 else pixels
 
 
 def rows_and_columns(shape: Shape, axis: Axis) -> tuple[int, int]:

@@ -184,6 +184,52 @@ def test_voi_lut_sequence() -> None:
     np.testing.assert_array_equal(one_frame(dicom(values, VOILUTSequence=[item])), 255 - speckle())
 
 
+def test_voi_lut_comes_after_the_modality_lut() -> None:
+    """PS3.3 C.11.2.1.1: its input is what rescaling gives, here the stored values less 1,000 halved."""
+    stored = clip(1).astype(np.uint16) * 2 + 1000
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [256, 0, 16], (65535 - 257 * np.arange(256)).astype("<u2").tobytes()
+    tags = {"RescaleSlope": 0.5, "RescaleIntercept": -500, "VOILUTSequence": [item]}
+    np.testing.assert_array_equal(one_frame(dicom(stored, **tags)), 255 - speckle())
+
+
+def test_tables_of_more_entries_than_their_values_have_levels() -> None:
+    """4,096 entries of 8 bits: pydicom counts them in 8 bits, and shows black."""
+    stored = clip(1).astype(np.uint16) * 16
+    table = (255 - np.arange(4096) // 16).astype(np.uint8)
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [4096, 0, 8], table.astype("<u2").tobytes()
+    np.testing.assert_array_equal(one_frame(dicom(stored, VOILUTSequence=[item])), 255 - speckle())
+    np.testing.assert_array_equal(one_frame(palette(stored, table, 8)), 255 - speckle())
+
+
+def palette(stored: NDArray[Any], table: NDArray[Any], bits: int) -> bytes:
+    tags: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for name in ("Red", "Green", "Blue"):
+        tags[f"{name}PaletteColorLookupTableDescriptor"] = [len(table), 0, bits]
+        tags[f"{name}PaletteColorLookupTableData"] = table.tobytes()
+    return dicom(stored, **tags)
+
+
+def test_eight_bit_colours_under_a_header_of_sixteen() -> None:
+    """Palettes and RGB whose values need 8 bits and lie in 16: the upper byte alone is black."""
+    levels = np.arange(256, dtype="<u2")
+    np.testing.assert_array_equal(one_frame(palette(clip(1), 255 - levels, 16)), 255 - speckle())
+    np.testing.assert_array_equal(one_frame(palette(clip(1), 257 * levels, 16)), speckle())
+    colours = np.stack([clip(1), 255 - clip(1), clip(1) // 2], axis=-1)
+    for stored in (8, 12, 16):
+        values = colours.astype(np.uint16) << (stored - 8)
+        data = dicom(values, BitsStored=stored, HighBit=stored - 1)
+        np.testing.assert_array_equal(one_frame(data), colours[0])
+
+
+@pytest.mark.parametrize("tags", [{"WindowCenter": None, "WindowWidth": None}, {"VOILUTSequence": []}])
+def test_a_window_that_is_there_and_empty_is_none(tags: dict[str, Any]) -> None:
+    """As programs leave it that take names out of files."""
+    values = clip(1).astype(np.uint16) * 16
+    np.testing.assert_array_equal(one_frame(dicom(values, **tags)), one_frame(dicom(values)))
+
+
 def test_deep_pixels_without_window_by_the_range_of_the_cine() -> None:
     values = clip(4).astype(np.uint16) * np.array([1, 5, 20, 90], np.uint16)[:, None, None]
     for syntax in (ExplicitVRLittleEndian, RLELossless):

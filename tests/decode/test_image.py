@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -192,6 +193,41 @@ def test_pages_of_a_deep_tiff_share_one_scale() -> None:
     high = max(int(picture.max()) for picture in pictures)
     for frame, picture in zip(frames(pages("TIFF", pictures)), pictures, strict=True):
         np.testing.assert_array_equal(frame.pixels, np.rint(picture * (255.0 / high)))
+
+
+def test_pages_of_different_depth() -> None:
+    """Deep pages become 8-bit by a scale of their own, whichever comes first; the others stay as they are."""
+    deep = speckle().astype(np.uint16) * 200
+    for pictures in ([speckle(), deep], [deep, speckle()]):
+        for frame in frames(pages("TIFF", pictures)):
+            assert frame.pixels.dtype == np.uint8
+            assert np.abs(frame.pixels.astype(int) - np.rint(speckle() * (255 / speckle().max()))).max() <= (
+                255 - int(speckle().max())
+            )
+
+
+def test_zero_may_be_white() -> None:
+    """TIFF 6.0, PhotometricInterpretation 0; Pillow turns pages of 8 bits when it writes, and those alone."""
+    deep = speckle().astype(np.uint16) * 257
+    shown = one(encode(deep, "TIFF", tiffinfo={262: 0}))
+    np.testing.assert_array_equal(shown, 255 - one(encode(deep, "TIFF")))
+    np.testing.assert_array_equal(one(encode(speckle(), "TIFF", tiffinfo={262: 0})), speckle())
+
+
+def test_eight_bit_colours_in_a_png_of_sixteen() -> None:
+    for shift in (0, 8):
+        data = cv2.imencode(".png", colour()[..., ::-1].astype(np.uint16) << shift)[1].tobytes()
+        np.testing.assert_array_equal(one(data), colour())
+        (frame,) = frames(data)
+        assert frame.file is None, "what is stored must be what was decoded"
+
+
+def test_a_bmp_that_forgot_its_fourth_byte() -> None:
+    pixels = np.dstack([colour()[::-1, :, ::-1], np.zeros((60, 81), np.uint8)]).tobytes()
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, 81, 60, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks + bytes(52)
+    data = b"BM" + struct.pack("<IHHI", 14 + 108 + len(pixels), 0, 0, 14 + 108) + header + pixels
+    np.testing.assert_array_equal(one(data), colour())
 
 
 def test_preview_pages_of_a_tiff_are_no_frames() -> None:

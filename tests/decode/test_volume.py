@@ -178,6 +178,22 @@ def test_colour(tmp_path: Path) -> None:
     assert frames(itk(grey, tmp_path / "g.mha", vector=True).read_bytes())[0].pixels.ndim == 2
 
 
+@pytest.mark.parametrize("kind", ["nii", "mha", "nrrd"])
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
+def test_deep_colour_has_one_scale_too(kind: str, dtype: str, tmp_path: Path) -> None:
+    """Three channels of more than 8 bits: scaled as grey is, neither cut to their lower bytes nor left as they are."""
+    values = np.stack([volume(2) for _ in range(3)], axis=-1).astype(dtype) * 200
+    values[..., 1] //= 2
+    if kind == "nii":
+        image = nib.Nifti1Image(np.transpose(values, (2, 1, 0, 3))[:, :, :, None], np.eye(4))
+        data = image.to_bytes()
+    else:
+        data = itk(values, tmp_path / f"a.{kind}", vector=True).read_bytes()
+    for frame, plane in zip(frames(data), values, strict=True):
+        assert frame.pixels.dtype == np.uint8
+        np.testing.assert_allclose(frame.pixels, plane * (255 / values.max()), atol=1.01)
+
+
 def test_only_slices_that_are_not_black() -> None:
     values = volume(8)
     values[[0, 1, 5, 7]] = 3
