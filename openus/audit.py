@@ -7,6 +7,7 @@ goes into `corpus.json` under "audit", pictures of it into `audit.png`; recognis
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -23,6 +24,7 @@ from openus.clean.text import find_text, may_hold_text
 from openus.decode.frame import Pixels
 from openus.pack import MASK
 from openus.shards.corpus import NAME, read_corpus, sets_digest
+from openus.shards.keep import keep_anew, kept_digests
 from openus.shards.parquet import read_parquet
 from openus.shards.writer import write_bytes
 
@@ -107,7 +109,10 @@ def audit_corpus(root: Path, *, sample: int, seed: int, quiet: bool, as_json: bo
         write_bytes(sheet, contact_sheet(pictures[:_SHOWN]))
     summary = read_corpus(root)
     summary["audit"] = asdict(found)
+    whole = hashlib.sha256((root / NAME).read_bytes()).hexdigest() == kept_digests(root).get(NAME)
     write_bytes(root / NAME, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+    if whole:  # else `openus repair` is to find what was damaged before
+        keep_anew(root, [NAME])
     if as_json:
         console.print_json(asdict(found))
         return

@@ -27,7 +27,7 @@ from openus.dedup.stage import deduplicate, follow
 from openus.depot import Depot
 from openus.engine.base import Engine
 from openus.engine.local import LocalEngine, kept_workers
-from openus.errors import CorpusError, OpenUSError, SourceError, UsageError
+from openus.errors import CorpusError, OpenUSError, SourceError, UsageError, did_you_mean
 from openus.fetch import obtain
 from openus.ledger import disk_told, fingerprint, inputs_state
 from openus.manifest import Corpus, Source
@@ -186,7 +186,7 @@ def _check(corpus: Corpus, sources: Sequence[Source], options: BuildOptions) -> 
     for slug in options.local:
         if slug not in names:
             raise UsageError(
-                f"--local {slug}=…: '{slug}' is not among the sources being built ({', '.join(sorted(names))})"
+                f"--local {slug}=…: not a source of this build ({', '.join(sorted(names))}){did_you_mean(slug, names)}"
             )
     if not sources:
         raise UsageError(f"the corpus '{corpus.name}' has no sources")

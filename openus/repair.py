@@ -187,7 +187,7 @@ def _rewrite(home: Depot, shards: Sequence[_Shard], workers: int, result: Repair
     ]
     report("pack", 0, sum(shard.samples for shard in shards))
     for (task, _), whole in run_tasks(home.around(_write, None), jobs, workers):
-        report("pack", task.samples, None)
+        report("pack", task.samples, sum(shard.samples for shard in shards))
         if whole:
             files = (task.tar_path, task.manifest_path)
             home.send(*files, task.marker)

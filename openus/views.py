@@ -357,8 +357,10 @@ def stats(folder: Path, by: str, as_json: bool) -> None:
 def report(folder: Path, seed: int, as_json: bool) -> None:
     """`openus report`: the page about a corpus."""
     from openus.report import write_report
+    from openus.shards.keep import keep_anew, pages
 
     written = write_report(folder, seed)
+    keep_anew(folder, pages(folder))
     if as_json:
         print_json(
             {

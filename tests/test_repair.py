@@ -185,3 +185,26 @@ def test_the_command(place: Path, tmp_path: Path) -> None:
     }
     nowhere = toys.run([sys.executable, "-m", "openus.cli", "repair", str(tmp_path / "no")])
     assert nowhere.returncode == 1 and "no such folder; build a corpus with" in nowhere.stderr
+
+
+def test_what_a_command_rewrote_on_purpose_is_not_damage(place: Path, tmp_path: Path) -> None:
+    """The audit writes into corpus.json, and a report made after it says what it found; repair takes neither back."""
+    out = shutil.copytree(place / "out", tmp_path / "out")
+    for words in (["audit", str(out), "--quiet"], ["report", str(out)]):
+        assert toys.run([sys.executable, "-m", "openus", *words]).returncode == 0
+    catalogue = Catalogue(place / "manifests")
+    assert not repair(out, catalogue, options(place), dry_run=True).damaged
+    before = toys.digests(out)
+    flip(out / "corpus.json")
+    (out / "report.html").unlink()
+    assert not repair(out, catalogue, options(place)).left
+    assert toys.digests(out) == before and json.loads((out / "corpus.json").read_bytes())["audit"]
+    flip(
+        out / "corpus.json",
+        json.dumps(json.loads((out / "corpus.json").read_bytes()), indent=1).index('"seed"') + 1,
+    )
+    toys.run([sys.executable, "-m", "openus", "audit", str(out), "--quiet"])
+    damaged = repair(out, catalogue, options(place), dry_run=True).damaged
+    assert [damage.file for damage in damaged] == ["corpus.json"], (
+        "what was damaged before the audit stays damaged"
+    )

@@ -29,9 +29,28 @@ def keep(root: Path) -> None:
     for name in _FILES:
         if (root / name).exists():
             digests[name] = write_bytes(_folder(root) / Path(name).name, (root / name).read_bytes())
-    for path in sorted(path for pattern in _PAGE for path in root.glob(pattern)):
-        digests[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for name in pages(root):
+        digests[name] = hashlib.sha256((root / name).read_bytes()).hexdigest()
     write_bytes(root / DIGESTS, json.dumps(digests, indent=1).encode())
+
+
+def keep_anew(root: Path, names: Iterable[str]) -> None:
+    """Take note of files that a command has rewritten on purpose, where the others are kept."""
+    digests = kept_digests(root)
+    if not digests:
+        return
+    for name in names:
+        data = (root / name).read_bytes()
+        digests[name] = hashlib.sha256(data).hexdigest()
+        if name in _FILES:
+            write_bytes(_folder(root) / Path(name).name, data)
+    write_bytes(root / DIGESTS, json.dumps(digests, indent=1).encode())
+
+
+def pages(root: Path) -> list[str]:
+    """The report and its pictures, as far as they are there."""
+    found = sorted(path for pattern in _PAGE for path in root.glob(pattern))
+    return [path.relative_to(root).as_posix() for path in found]
 
 
 def is_page(name: str) -> bool:
