@@ -187,7 +187,7 @@ def test_json_for_machines(tmp_path: Path, manifests: Path, inputs: dict[str, Pa
         (["--corpus", "toyz"], "unknown corpus 'toyz'; did you mean 'toys'?"),
         (["--local", "toy-images"], "expected SLUG=PATH"),
         (["--local", "toy-images=/no/such/place"], "there is nothing at /no/such/place"),
-        (["--local", "stu-hospital=."], "is not among the sources being built"),
+        (["--local", "stu-hospital=."], "not a source of this build"),
         (["--size", "tiny"], "expected a number of pixels"),
         (["--frames", "toy-clips=x"], "expected STRIDE"),
         (["--manifests", "/no/such/folder"], "no such folder of manifests"),
