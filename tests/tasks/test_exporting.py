@@ -19,6 +19,7 @@ from usfmae.model.mae import MAE, MAEConfig
 from usfmae.model.weights import build_mae, load_weights, save_weights
 from usfmae.tasks.exporting import export
 from usfmae.tasks.finetune import finetune
+from usfmae.tasks.importing import import_weights
 from usfmae.tasks.models import Start
 from usfmae.tasks.predict import load_model
 from usfmae.tasks.recipe import load_recipe
@@ -37,6 +38,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         decoder_embed_dim=32,
         decoder_depth=1,
         decoder_num_heads=2,
+        norm_pix_loss=True,
+        mean=(0.3,),
+        std=(0.15,),
     )
     generator = torch.Generator().manual_seed(0)
     mae = MAE(config)
@@ -71,9 +75,23 @@ def tokens(run: Path, images: Tensor) -> Tensor:
 def test_timm(run: Path, images: Tensor, tmp_path: Path) -> None:
     export(run, tmp_path, "timm")
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    assert list(loaded.pretrained_cfg["mean"]) == [0.2]
+    assert list(loaded.pretrained_cfg["mean"]) == [0.3]
     with torch.inference_mode():
         assert torch.allclose(loaded.forward_features(images), tokens(run, images), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["timm", "hf-vitmae", "hf-vit"])
+def test_what_is_exported_comes_back_the_same(form: str, run: Path, images: Tensor, tmp_path: Path) -> None:
+    """Heads and normalisation do not show in the tensors: the config.json beside them says both."""
+    original = load_weights(run).model
+    export(run, tmp_path / "out", form)
+    import_weights(tmp_path / "out", tmp_path / "back")
+    for folder in (tmp_path / "out", tmp_path / "back"):
+        model = load_weights(folder).model
+        assert (model.num_heads, model.mean, model.std) == (4, (0.3,), (0.15,))
+        if form == "hf-vitmae":
+            assert model.decoder_num_heads == 2 and model.norm_pix_loss == original.norm_pix_loss
+            assert torch.allclose(tokens(folder, images), tokens(run, images), atol=1e-5)
 
 
 def test_hugging_face_vit_mae(run: Path, images: Tensor, tmp_path: Path) -> None:
@@ -102,7 +120,7 @@ def test_onnx_features_of_an_encoder(run: Path, images: Tensor, tmp_path: Path) 
     assert written["difference"] <= 1e-4 and written["input"] == ["batch", 1, 48, 48]
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     found = torch.from_numpy(session.run(None, {"grey": images.numpy()})[0])
-    normal = (images - 0.2) / 0.2
+    normal = (images - 0.3) / 0.15
     assert torch.allclose(found, tokens(run, normal)[:, 1:].mean(1), atol=1e-4)
 
 

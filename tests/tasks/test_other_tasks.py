@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from usfmae.tasks.models import Start, build
 from usfmae.tasks.predict import predict
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.scores import multilabel_scores, regression_scores
-from usfmae.tasks.segment_metrics import average_precision, match, overlap, structures
+from usfmae.tasks.segment import SegmentationTask
+from usfmae.tasks.segment_metrics import average_precision, match, over_classes, overlap, structures
 from usfmae.tasks.segmenter import dress
 from usfmae.tasks.square import square, square_mask
 
@@ -87,7 +89,21 @@ def test_overlap_agrees_with_torchmetrics(classes: int) -> None:
 
 def test_nothing_to_find() -> None:
     empty, some = np.zeros((20, 20), np.uint8), np.ones((20, 20), np.uint8)
-    assert overlap(empty, empty, 1)[0] == 1 and overlap(empty, some, 1)[0] == 0
+    assert over_classes(overlap(empty, empty, 1)[0]) == 1 and over_classes(overlap(empty, some, 1)[0]) == 0
+
+
+def test_classes_that_are_not_there_do_not_lift_the_score(corpus: Path) -> None:
+    """Each image holds one of eight classes; a network that never finds anything has found nothing."""
+    truth, nothing = np.zeros((20, 20), np.uint8), np.zeros((20, 20), np.uint8)
+    truth[5:15, 5:15] = 3
+    assert over_classes(overlap(truth, nothing, 8)[0]) == 0
+    data = load_labelled(corpus, find_benchmark("bus-bra-lesion"), size=48)
+    task = SegmentationTask(replace(data, classes=tuple("abcdefgh")), load_recipe("finetune-demo"))
+    maps = np.zeros((9, 20, 20))
+    rows = [task._scores_of(np.where(truth, number, 0).astype(np.uint8), nothing, maps) for number in (3, 4)]
+    columns = {name: [row[name] for row in rows] for name in rows[0]} | {"key": ["x", "y"], "group": [0, 1]}
+    scores = task.answers(columns).over(np.ones((1, 2)))
+    assert scores["dice"] == scores["dice_c"] == 0 and np.isnan(scores["dice_a"])
 
 
 @pytest.mark.parametrize("seed", range(4))

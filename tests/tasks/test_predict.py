@@ -83,19 +83,22 @@ def test_command_names_what_it_cannot_read(usfmae: Cli, model: Path, cine: Path,
     (tmp_path / "empty.png").write_bytes(b"")
     cv2.imwrite(str(tmp_path / "dark.png"), np.zeros((200, 200), np.uint8))
     (tmp_path / "cut.dcm").write_bytes(cine.read_bytes()[:9000])
-    files = [tmp_path / name for name in ("text.png", "empty.png", "dark.png", "cut.dcm", "absent.png")]
-    end = usfmae("predict", model, *files, cine, "--json", "--device", "cpu", "--picture", tmp_path / "p.png")
+    (tmp_path / "folder.png").mkdir()
+    names = ("text.png", "empty.png", "dark.png", "cut.dcm", "absent.png", "folder.png")
+    files = [tmp_path / name for name in names]
+    sheet = tmp_path / "new" / "p.png"
+    end = usfmae("predict", model, *files, cine, "--json", "--device", "cpu", "--picture", sheet)
     assert end.returncode == 1
     lines = end.stderr.strip().splitlines()
-    assert len(lines) == 5 and all(line.startswith("usfmae: error: ") for line in lines)
+    assert len(lines) == 6 and all(line.startswith("usfmae: error: ") for line in lines)
     for file, line in zip(files, lines, strict=True):
         assert str(file) in line
-    assert "dark" in lines[2]
+    assert "dark" in lines[2] and "is a folder; name the files in it" in lines[5]
     answers = json.loads(end.stdout)
-    assert [("error" in answer) for answer in answers] == [True] * 5 + [False]
-    assert answers[5]["decision"] in ("benign", "malignant") and len(answers[5]["frames"]) == 30
-    assert sum(answers[5]["probabilities"].values()) == pytest.approx(1)
-    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+    assert [("error" in answer) for answer in answers] == [True] * 6 + [False]
+    assert answers[6]["decision"] in ("benign", "malignant") and len(answers[6]["frames"]) == 30
+    assert sum(answers[6]["probabilities"].values()) == pytest.approx(1)
+    assert sheet.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_all_well_is_exit_0_and_a_table(usfmae: Cli, model: Path, cine: Path, tmp_path: Path) -> None:

@@ -142,7 +142,9 @@ def test_probe_command_writes_scores_curve_and_predictions(
     heads = ["--head", "knn", "--head", "linear", "--head", "attentive", "--head", "retrieval"]
     end = usfmae(*words, *heads, "--fraction", 0.2, "--fraction", 1, "--seeds", 2, "--fold", 1, "--fold", 3)
     assert end.returncode == 0, end.stderr
-    assert "attentive" in end.stdout and "retrieval: precision at 1" in end.stdout
+    assert end.stdout.count("retrieval among 20 % (") == end.stdout.count("retrieval among 100 % (") == 1
+    lines = [line for line in end.stdout.splitlines() if line.startswith(("attentive", "knn", "linear"))]
+    assert len(lines) == 6 and all(line.count("±") == 4 for line in lines)  # none of them is broken
     result = json.loads((tmp_path / "p" / "probe.json").read_text())
     assert len(result["runs"]) == 4 * (2 * 2 + 2)
     assert (tmp_path / "p" / "curve.png").read_bytes()[:4] == b"\x89PNG"

@@ -18,7 +18,7 @@ from tests.train.conftest import TINY
 from usfmae.model.layouts import WeightsError, encoder_state
 from usfmae.model.mae import MAE, MAEConfig
 from usfmae.model.masking import MASKINGS
-from usfmae.model.painting import TILE, paint
+from usfmae.model.painting import TILE, Painted, paint, shares_hidden
 from usfmae.model.weights import Weights, save_weights
 from usfmae.stream.index import open_index
 from usfmae.tasks.reconstruct import find_rows, reconstruct
@@ -37,6 +37,12 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reconstruct") / "run"
     pretrain(corpus, load_recipe("demo", TINY), out, device="cpu", quiet=True, max_steps=2)
     return out
+
+
+def test_a_share_stands_above_a_grid_only_where_it_is_that_of_all_rows() -> None:
+    grey = np.zeros((32, 32), np.uint8)
+    few, many = (Painted("", grey, grey, np.arange(16).reshape(4, 4) < n, grey, 0.0) for n in (4, 12))
+    assert shares_hidden([many, many]) == "masked, 75% hidden" and shares_hidden([few, many]) == "masked"
 
 
 @pytest.mark.parametrize("normalised", [False, True])

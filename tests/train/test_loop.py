@@ -15,6 +15,7 @@ from openus.errors import CorpusError, UsageError
 from tests.helpers.corpus import make_corpus
 from tests.train.conftest import TINY
 from usfmae.model.layouts import WeightsError
+from usfmae.model.mae import MAE
 from usfmae.model.weights import build_mae, load_weights, save_weights
 from usfmae.stream.index import open_index
 from usfmae.stream.loader import Loader
@@ -150,7 +151,7 @@ def test_another_corpus_is_refused(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"other: not the data that the run .* was begun on"):
         go(other, run)
     about = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(about | {"sha256": ""}))  # nobody has hashed them
+    (run / "run.json").write_text(json.dumps(about | {"identity": ""}))  # nobody has hashed them
     with pytest.raises(CorpusError, match="was made with other data"):
         go(other, run)
     same_count = make_corpus(tmp_path / "same-count", {"pretrain": 44}, size=48, seed=1)
@@ -239,6 +240,17 @@ def test_average_of_the_weights(corpus: Path, tmp_path: Path) -> None:
     assert all(torch.equal(a[k], b[k]) for k in a)
     begin = {k: (a[k] - now[k]).norm() for k in a if k.endswith("qkv.weight")}
     assert all(v > 0 for v in begin.values())
+
+
+def test_a_short_run_is_not_averaged_with_its_random_start(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    go(corpus, tmp_path / "run", "training.ema=0.9999")
+    now = load_weights(whole).state  # the average changes nothing of the run
+    average = load_weights(tmp_path / "run" / "latest" / "ema.safetensors").state
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        start = MAE(recipe().mae_config()).state_dict()
+    key = "decoder_pred.weight"
+    assert (average[key] - now[key]).norm() < 0.5 * (start[key] - now[key]).norm()
 
 
 def test_beginning_from_other_weights(corpus: Path, whole: Path, tmp_path: Path) -> None:

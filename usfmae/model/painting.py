@@ -89,8 +89,7 @@ def _paint_all(mae: MAE, seen: Tensor, keep: Tensor, every: Tensor) -> Tensor:
 
 def draw_grid(painted: Sequence[Painted], path: Path, heading: str, note: str = "") -> None:
     """Write a PNG with one row for each image."""
-    ratio = float(np.mean([p.hidden.mean() for p in painted]))
-    columns = ["input", f"masked, {ratio:.0%} hidden", "reconstruction", "visible + painted"]
+    columns = ["input", shares_hidden(painted), "reconstruction", "visible + painted"]
     head, row = 92, TILE + 34
     width = 2 * MARGIN + len(columns) * TILE + (len(columns) - 1) * GAP
     height = head + len(painted) * row + (30 if note else 0) + MARGIN - 10
@@ -118,6 +117,12 @@ def draw_grid(painted: Sequence[Painted], path: Path, heading: str, note: str = 
     temporary = path.with_name(f".{path.name}.part")
     sheet.save(temporary, format="PNG")
     temporary.replace(path)
+
+
+def shares_hidden(painted: Sequence[Painted]) -> str:
+    """What stands above the masked pictures: their share is told where it is one for all of them."""
+    ratios = [float(p.hidden.mean()) for p in painted]
+    return f"masked, {np.mean(ratios):.0%} hidden" if max(ratios) - min(ratios) < 0.1 else "masked"
 
 
 def _tiles(item: Painted) -> list[Image.Image]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from usfmae.model.beside import fields_beside, normalisation_beside
 from usfmae.model.foreign import recognise
 from usfmae.model.layouts import WeightsError, encoder_state, is_decoder_key
 from usfmae.model.mae import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, MAE, MAEConfig
@@ -99,8 +100,17 @@ def load_weights(path: str | Path) -> Weights:
             f"usfmae import {path} --out FOLDER"
         )
     if config is None:
-        config = {"format": FORMAT, "version": 1, "model": found.model.to_dict()}
+        config = {"format": FORMAT, "version": 1, "model": _told(found.model, found.state, path).to_dict()}
     return Weights(found.state, config, path)
+
+
+def _told(model: MAEConfig, state: Mapping[str, Tensor], file: Path) -> MAEConfig:
+    """The network of foreign weights, with what the files beside them say of it."""
+    fields = fields_beside(file, decoder="mask_token" in state)
+    stats, _ = normalisation_beside(file)
+    if stats is not None:
+        fields |= {"mean": stats[0][: model.in_chans], "std": stats[1][: model.in_chans]}
+    return model.with_(**fields)
 
 
 def _file_in(folder: Path) -> Path:

@@ -28,6 +28,7 @@ import torch
 from openus import __version__, console
 from openus.engine.local import leave_with_parent
 from openus.errors import OpenUSError, UsageError, did_you_mean
+from openus.ledger import disk_told
 from openus.manifest import Benchmark
 from usfmae.tasks.compare import Runs, mean_scores, paired
 from usfmae.tasks.data import LabelledSet, find_benchmark
@@ -153,7 +154,7 @@ def benchmark(
     if not quiet:
         most = " one after another" if jobs > 1 else ""
         console.err.print(
-            f"{len(plans)} runs, {len(pending)} to do, at most about {_duration(expected)}{most} on this machine"
+            f"{told_plan(len(plans), len(pending), expected)}{most} on this machine", soft_wrap=True
         )
     failed = _run_all(shelf, plans, on, jobs, quiet)
     result = collect(shelf, plans, entries, declared, failed, resamples)
@@ -233,11 +234,11 @@ def _run_all(
         head = f"[{number}/{len(plans)}] {plan.label}: "
         if not well:
             failed.append({"run": plan.label, "error": said})
-            console.err.print(head + said, style="red", markup=False)
+            console.err.print(head + said, style="red", markup=False, soft_wrap=True)
         elif not quiet:
             spent = time.monotonic() - began
             left = f", about {_duration(spent / told * (to_do - told))} left" if told and to_do > told else ""
-            console.err.print(f"{head}{said} ({_duration(spent)}{left})", markup=False)
+            console.err.print(f"{head}{said} ({_duration(spent)}{left})", markup=False, soft_wrap=True)
     return failed
 
 
@@ -276,7 +277,8 @@ def _results(
 
 def _one(shelf: Shelf, plan: Plan, device: torch.device, quiet: bool) -> Ending:
     try:
-        result = run(_job(shelf, plan), plan.folder, device, quiet)
+        with disk_told(plan.folder):
+            result = run(_job(shelf, plan), plan.folder, device, quiet)
     except OpenUSError as error:
         return str(error), False
     except torch.OutOfMemoryError:
@@ -302,6 +304,11 @@ def _begin(shelf: Shelf, threads: int) -> None:
 def _one_here(plan: Plan, device: torch.device) -> Ending:
     assert _shelf is not None
     return _one(_shelf, plan, device, True)
+
+
+def told_plan(runs: int, to_do: int, seconds: float) -> str:
+    """How much there is to do."""
+    return f"{runs} runs, {to_do} to do, at most about {_duration(seconds)}"
 
 
 def _duration(seconds: float) -> str:

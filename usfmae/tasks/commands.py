@@ -302,7 +302,7 @@ def benchmark(
     """
     console.set_debug(debug)
     from usfmae.tasks.benchmark import benchmark as work
-    from usfmae.tasks.benchmark import own_recipes, parse_model
+    from usfmae.tasks.benchmark import own_recipes, parse_model, told_plan
     from usfmae.tasks.recipe import load_recipe
 
     recipes = (load_recipe(recipe, set_ or ()), load_recipe(scratch_recipe, set_ or ()))
@@ -314,8 +314,7 @@ def benchmark(
     if json_:
         console.print_json(result)
     elif plan:
-        minutes = result["expected_seconds"] / 60
-        console.out.print(f"{result['runs']} runs, about {minutes:.0f} minutes for those not yet done")
+        console.out.print(told_plan(result["runs"], result["to_do"], result["expected_seconds"]))
     else:
         console.out.print((out / "table.md").read_text(), markup=False, soft_wrap=True)
         console.out.print(

@@ -74,5 +74,7 @@ def open_beside(path: Path, name: str) -> BinaryIO:
 
 def message(path: Path, error: DecodeError | OSError) -> str:
     """One line that names the file once."""
+    if isinstance(error, IsADirectoryError):
+        return f"{path}: is a folder; name the files in it"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text if text.startswith(str(path)) else f"{path}: {text}"

@@ -16,6 +16,7 @@ from typing import Any
 
 from openus import console
 from openus.errors import UsageError, did_you_mean
+from openus.ledger import disk_told
 from openus.manifest import Benchmark
 from usfmae.model.weights import WEIGHTS
 from usfmae.tasks.classify import ClassificationTask
@@ -67,7 +68,8 @@ def finetune(
     results = []
     for split in splits:
         job = Job(task, split, start.of_fold(split.name), protocol, seed, fraction)
-        results.append(run(job, out if len(splits) == 1 else out / split.name, on, quiet))
+        with disk_told(out):
+            results.append(run(job, out if len(splits) == 1 else out / split.name, on, quiet))
     return results[0] if len(results) == 1 else sum_up(out, results, task)
 
 

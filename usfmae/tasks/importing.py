@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from openus.errors import UsageError
+from usfmae.model.beside import fields_beside, normalisation_beside
 from usfmae.model.foreign import Foreign, recognise
 from usfmae.model.layouts import WeightsError
 from usfmae.model.mae import IMAGENET_MEAN, IMAGENET_STD
@@ -44,7 +44,7 @@ def import_weights(
         channels = found.model.in_chans
         model = found.model.with_(
             mean=values[0] if channels == 3 else values[0][:1], std=values[1] if channels == 3 else values[1][:1],
-            **_heads(file),
+            **fields_beside(file, decoder="mask_token" in found.state),
         )  # fmt: skip
         config["model"] = model.to_dict()
     else:
@@ -72,40 +72,20 @@ def _file(source: Path) -> Path:
     )
 
 
-def _neighbour(file: Path, name: str) -> dict[str, Any]:
-    try:
-        values = json.loads((file.parent / name).read_text())
-    except (OSError, ValueError):
-        return {}  # absent, or not what it seems: the weights stand on their own
-    return values if isinstance(values, dict) else {}
-
-
-def _heads(file: Path) -> dict[str, int]:
-    """The number of attention heads does not show in the shapes; a Hugging Face config.json says it."""
-    heads = _neighbour(file, "config.json").get("num_attention_heads")
-    return {"num_heads": heads} if isinstance(heads, int) and heads > 0 else {}
-
-
 def _normalisation(
     file: Path, found: Foreign, mean: float | None, std: float | None
 ) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], str]:
     if mean is not None and std is not None:
         return ((mean,) * 3, (std,) * 3), "as given"
-    prepared = _neighbour(file, "preprocessor_config.json")
-    if isinstance(prepared.get("image_mean"), list) and isinstance(prepared.get("image_std"), list):
-        three = (_three(prepared["image_mean"]), _three(prepared["image_std"]))
-        return three, "from preprocessor_config.json"
-    ours = _neighbour(file, "config.json").get("model")
-    if isinstance(ours, dict) and "mean" in ours:
-        return (_three(ours["mean"]), _three(ours["std"])), "from config.json"
+    said, where = normalisation_beside(file)
+    if said is not None:
+        return said, f"from {where}"
     if found.model is not None and found.model.in_chans == 1:
-        return (_three(found.model.mean), _three(found.model.std)), "assumed: this package's for grey input"
+        return (
+            (found.model.mean[0],) * 3,
+            (found.model.std[0],) * 3,
+        ), "assumed: this package's for grey input"
     return (IMAGENET_MEAN, IMAGENET_STD), "assumed: ImageNet's; another with --mean and --std"
-
-
-def _three(values: Any) -> tuple[float, ...]:
-    numbers = tuple(float(value) for value in values)
-    return numbers if len(numbers) == 3 else (numbers[0],) * 3
 
 
 def _try(found: Foreign, config: dict[str, Any], file: Path) -> None:

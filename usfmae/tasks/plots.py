@@ -115,7 +115,7 @@ def predictions_png(path: Path, results: Sequence[Prediction]) -> None:
             below.text(0.0, 0.5, f"{result.classes[0]}: {result.decision}", fontsize=8, color=INK)
             continue
         places = range(len(result.classes))
-        below.barh(places, result.values, color=ACCENT, height=0.7)
+        below.barh(places, result.values, color=ACCENT, alpha=0.35, height=0.7)  # words stand on it
         for place, (name, value) in enumerate(zip(result.classes, result.values, strict=True)):
             below.text(0.0, place, f" {name} {value:.2f}", va="center", fontsize=7, color=INK)
         below.set_xlim(0, 1)

@@ -214,6 +214,8 @@ def predict(
     Frames stream through in batches: memory does not grow with the length of a clip.
     """
     loaded = load_model(model, device)
+    if picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)  # now: nothing is lost for want of a folder
     policy = FramePolicy(stride=stride, cap=max_frames)
     with console.progress(quiet or len(files) < 2, "files") as bar:
         results = [

@@ -15,7 +15,7 @@ from torch import Tensor
 from openus.errors import OpenUSError
 from usfmae.tasks.compare import Answers, Columns
 from usfmae.tasks.models import Network
-from usfmae.tasks.segment_metrics import average_precision, match, overlap, structures
+from usfmae.tasks.segment_metrics import average_precision, match, over_classes, overlap, structures
 from usfmae.tasks.segmenter import dress
 from usfmae.tasks.splits import Split
 from usfmae.tasks.task import Batches, Ints, Outcome, Run, Task
@@ -45,7 +45,7 @@ class SegmentationObjective:
             losses.append(float(self.loss(outputs, targets)))
             decisions = outputs.argmax(1).to(torch.uint8).cpu().numpy()
             pairs = zip(targets.cpu().numpy(), decisions, strict=True)
-            dices += [overlap(truth, decision, self.classes)[0].mean() for truth, decision in pairs]
+            dices += [over_classes(overlap(truth, decision, self.classes)[0]) for truth, decision in pairs]
         return {"dice": float(np.mean(dices)), "loss": -float(np.mean(losses))}
 
 
@@ -90,7 +90,7 @@ class SegmentationTask(Task):
                 for truth, maps in zip(targets.cpu().numpy(), shares, strict=True):
                     decision = maps.argmax(0).astype(np.uint8)
                     if part == "test":
-                        dice = float(overlap(truth, decision, self.maps)[0].mean())
+                        dice = over_classes(overlap(truth, decision, self.maps)[0])
                         sheet.append((int(rows[len(each)]), truth, decision, dice))
                     each.append(self._scores_of(truth, decision, maps))
             columns[part] = {name: [one[name] for one in each] for name in each[0]}
@@ -108,7 +108,7 @@ class SegmentationTask(Task):
     ) -> dict[str, Any]:
         """Overlap of one image, and for each class its structures: how many, and what was found of them."""
         dice, iou = overlap(truth, decision, self.maps)
-        one: dict[str, Any] = {"dice": float(dice.mean()), "iou": float(iou.mean())}
+        one: dict[str, Any] = {"dice": over_classes(dice), "iou": over_classes(iou)}
         for c, name in enumerate(self.data.classes):
             if self.maps > 1:
                 one[f"dice_{name}"] = float(dice[c])
@@ -127,8 +127,7 @@ class SegmentationTask(Task):
         return Answers(list(columns["key"]), np.array(columns["group"], np.int64), arrays, self._over)
 
     def _over(self, W: NDArray[np.float64], columns: Columns) -> dict[str, NDArray[np.float64]]:
-        total = W.sum(1)
-        scores = {name: W @ columns[name] / total for name in columns if name.startswith(("dice", "iou"))}
+        scores = {name: _mean(W, columns[name]) for name in columns if name.startswith(("dice", "iou"))}
         tables = [
             average_precision(
                 W, columns[f"structures_{name}"], columns[f"scores_{name}"].tolist(), columns[f"hits_{name}"].tolist()
@@ -152,6 +151,15 @@ class SegmentationTask(Task):
 
     def facts(self) -> dict[str, Any]:
         return {"kind": "segmenter"}
+
+
+def _mean(W: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean under sample weights [B, N] of the values [N] that are known; NaN where a draw holds none."""
+    known = np.isfinite(values)
+    total = W[:, known].sum(1)
+    out: NDArray[np.float64] = np.full(len(W), np.nan)
+    np.divide(W[:, known] @ values[known], total, out=out, where=total > 0)
+    return out
 
 
 def _lists(values: Sequence[Any]) -> NDArray[Any]:

@@ -88,7 +88,8 @@ def show_predictions(results: Sequence[Prediction], frames: bool) -> None:
     table = Table(header_style="bold")
     table.add_column("file", overflow="fold")
     table.add_column("frames", justify="right")
-    for name in (*classes, "decision"):
+    covers = " covers" if answered[0].task == "segmenter" else ""
+    for name in (*(f"{name}{covers}" for name in classes), "decision"):
         table.add_column(escape(name), justify="right")
     for result in answered:
         shares = [f"{p:.3f}" for p in result.values]
@@ -126,24 +127,30 @@ def show_probe(result: Mapping[str, Any], out: Path) -> None:
     rows = [row for row in result["table"] if "auroc" in row["mean"]]
     if rows:
         names = ("auroc", "f1_weighted", "f1_macro", "accuracy")
-        # Without lines between the columns, so that a curve over folds fits into 80 characters.
+        # Without lines between the columns, and units above them, so that a curve over folds fits into 80 characters.
         table = Table(
-            title=heading, title_justify="left", header_style="bold", box=None, padding=(0, 2, 0, 0)
-        )
-        for column in ("head", "labels", *(NAMES[name] for name in names)):
-            table.add_column(column, justify="left" if column == "head" else "right")
+            title=escape(heading), title_justify="left", header_style="bold", box=None, padding=(0, 2, 0, 0),
+            pad_edge=False,
+        )  # fmt: skip
+        units = {name: NAMES[name] if name in PLAIN else f"{NAMES[name]} %" for name in names}
+        for column in ("head", "labels", *units.values()):
+            table.add_column(column, justify="left" if column == "head" else "right", no_wrap=True)
         for row in rows:
-            cells = [_mean_sd(name, row["mean"][name]) for name in names]
-            table.add_row(row["head"], f"{100 * row['fraction']:g} % ({row['labels']:.0f})", *cells)
+            cells = [_mean_sd(name, row["mean"][name]).removesuffix(" %") for name in names]
+            table.add_row(row["head"], _share(row), *cells)
         console.out.print(table)
     for row in result["table"]:
         if row["head"] == "retrieval":
             said = ", ".join(
                 f"{name.replace('_', ' ')} {score['mean']:.3f}" for name, score in row["mean"].items()
             )
-            console.out.print(f"retrieval: {said}", markup=False)
+            console.out.print(f"retrieval among {_share(row)}: {said}", markup=False, soft_wrap=True)
     _show_remarks(result)
     console.out.print(f"written to {out}: probe.json, predictions.parquet", markup=False)
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['fraction']:g} % ({row['labels']:.0f})"
 
 
 def _mean_sd(name: str, score: Mapping[str, float | None]) -> str:

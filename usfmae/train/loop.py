@@ -7,7 +7,6 @@ where the run stopped, mid-epoch, as if it had not.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ import torch
 
 from openus.console import err
 from openus.errors import UsageError
+from openus.ledger import disk_told
 from usfmae.model.weights import write_atomic
 from usfmae.stream.foreign import ForeignSet
 from usfmae.stream.index import Index
@@ -50,7 +50,7 @@ def pretrain(
     Raises `UsageError` for a recipe other than the run's, `CorpusError` for data that cannot be read,
     `DivergedError` when the loss does not stay finite, `WeightsError` for checkpoints that are all damaged.
     """
-    with join(device) as world, Stop(max_time) as stop:
+    with disk_told(out), join(device) as world, Stop(max_time) as stop:
         if world.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = recipe.training.precision != "fp32"
             torch.use_deterministic_algorithms(recipe.training.deterministic)
@@ -60,7 +60,7 @@ def pretrain(
             same_data(out, index, data)
         trainer = Trainer(index, recipe, out, world, reading or Reading())
         if world.leads:  # not before: what cannot begin leaves nothing behind
-            claim(out, recipe, data, data_hash(index))
+            claim(out, recipe, data, identity_of(index))
         with held(out) if world.leads else nullcontext():
             world.barrier()
             trainer.resume()
@@ -100,13 +100,9 @@ def _only_begun(path: Path) -> bool:
     )
 
 
-def data_hash(index: Index | ForeignSet) -> str:
-    """Of the shards of a set and of what is read of them, wherever they lie; "" where nobody has hashed them."""
-    if isinstance(index, ForeignSet):
-        return ""
-    digest = hashlib.sha256("".join(shard.sha256 for shard in index.shard_info).encode())
-    digest.update(index.rows.tobytes())
-    return digest.hexdigest()
+def identity_of(index: Index | ForeignSet) -> str:
+    """What tells the data from others, wherever they lie; "" where no manifest does."""
+    return "" if isinstance(index, ForeignSet) else index.identity
 
 
 def same_data(out: Path, index: Index | ForeignSet, data: str | Path) -> None:
@@ -114,14 +110,14 @@ def same_data(out: Path, index: Index | ForeignSet, data: str | Path) -> None:
     if not (out / "recipe.yaml").exists():
         return
     about = json.loads((out / "run.json").read_text())
-    if about.get("sha256", "") not in ("", data_hash(index)):
+    if about.get("identity", "") not in ("", identity_of(index)):
         raise UsageError(
             f"{data}: not the data that the run {out} was begun on ({about['data']}); give those to go on, or another "
             "--out to begin anew"
         )
 
 
-def claim(out: Path, recipe: Recipe, data: str | Path, sha256: str) -> None:
+def claim(out: Path, recipe: Recipe, data: str | Path, identity: str) -> None:
     """Make `out` a run of `recipe`, unless it is one."""
     stored = out / "recipe.yaml"
     if stored.exists():
@@ -129,7 +125,7 @@ def claim(out: Path, recipe: Recipe, data: str | Path, sha256: str) -> None:
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     where = str(data) if "://" in str(data) else str(Path(data).resolve())
     write_atomic(
-        out / "run.json", json.dumps({"data": where, "set": recipe.data.set, "sha256": sha256}).encode()
+        out / "run.json", json.dumps({"data": where, "set": recipe.data.set, "identity": identity}).encode()
     )
     write_atomic(stored, recipe.to_yaml().encode())
 

@@ -96,6 +96,7 @@ def images_per_second(recipe: Recipe, world: World) -> float:
     size = min(TRIAL[device.type], local_batch(recipe, world))
     mae = MAE(config).to(device)
     mae.checkpointing = recipe.training.checkpointing
+    mae.narrow = recipe.training.precision == "bf16-residual"
     optimizer, objective = build_optimizer(mae, recipe.optim, device), Objective(recipe.objective, config)
     images = torch.randn(size, config.in_chans, config.img_size, config.img_size, device=device)
     seeds = torch.arange(size, device=device)

@@ -195,7 +195,7 @@ class TrainingRecipe:
     shard: bool = False
     """Shard parameters and optimiser over the processes (FSDP2) instead of copying them (DDP)."""
     ema: float = 0.0
-    """Decay of an exponential moving average of the weights, kept beside them; 0: none."""
+    """Decay of an exponential moving average of the weights, kept beside them; 0: none. Less in the first steps."""
     seed: int = 0
     """Of the order of samples, their views, what is hidden, and the first weights."""
     deterministic: bool = False

@@ -156,6 +156,8 @@ class Trainer:
     @torch.no_grad()
     def _average(self, decay: float) -> None:
         assert self.ema is not None
+        # Over fewer steps at first: a short run would be averaged with its random start.
+        decay = min(decay, (2 + self.step) / (11 + self.step))
         torch._foreach_lerp_(list(self.ema.values()), list(self.mae.state_dict().values()), 1 - decay)
 
     def _sources(self, indices: Tensor) -> Tensor:
