@@ -96,7 +96,10 @@ def pretrain(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(
+    short_help="Draw input, mask and reconstruction.",
+    epilog="Example:  usfmae reconstruct RUN --mask-ratio 0.9",
+)
 def reconstruct(
     run: Annotated[Path, typer.Argument(help="Run folder, or weights with a decoder.", show_default=False)],
     data: Annotated[

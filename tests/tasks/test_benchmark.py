@@ -291,6 +291,21 @@ def test_ctrl_c_stops_runs_side_by_side_at_once(words: list[str], tmp_path: Path
     )
 
 
+def test_weights_that_know_the_test_images_are_named_below_the_table(
+    usfmae: Cli, corpus: Path, weights: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    knowing = tmp_path / "knowing"
+    shutil.copytree(weights, knowing)
+    config = json.loads((knowing / "config.json").read_text()) | {"seen": {"bus-bra": ["fold1"]}}
+    (knowing / "config.json").write_text(json.dumps(config))
+    words = ["-m", knowing, "-m", f"other={weights}", "-b", "bus-bra", "--fold", 1, "-r", recipe_file, "-q"]
+    end = usfmae("benchmark", corpus, *words, "--set", "epochs=1", "-o", tmp_path / "t")
+    assert end.returncode == 0, end.stderr
+    text = (tmp_path / "t" / "table.md").read_text()
+    assert "- **knowing**: the weights" in text and "trained on fold1 of bus-bra" in text
+    assert "**other**" not in text and "trained on fold1" in end.stdout
+
+
 def test_a_failed_run_is_named_and_the_rest_is_told(
     usfmae: Cli, corpus: Path, weights: Path, recipe_file: Path, tmp_path: Path
 ) -> None:

@@ -363,6 +363,7 @@ def _cell(plans: Sequence[Plan], seeds: Runs, resamples: int) -> dict[str, Any]:
         "runs": len(plans), "folds": len(seeds[0]), "seeds": len(seeds), "over_runs": summary(results),
         "scores": mean_scores(seeds, resamples), "runs_with_leaks": leaks,
         "seconds": sum(result["seconds"] for result in results),
+        "known_images": sorted({note for result in results for note in result.get("known_images", [])}),
     }  # fmt: skip
     if leaks:
         cell["without_leaks"] = summary([result.get("without_leaks", result) for result in results])

@@ -10,7 +10,7 @@ import typer
 from openus import console
 from openus.console import DebugOption, JsonOption, QuietOption
 from openus.errors import UsageError, did_you_mean
-from usfmae.tasks.sharing import export, publish
+from usfmae.tasks.sharing import export, import_, publish
 
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A corpus folder, or the URL of one.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
@@ -59,15 +59,19 @@ PoolOption = Annotated[str, typer.Option("--pool", help="mean of the patch token
 
 def add_commands(app: typer.Typer) -> None:
     """Mount the commands of this module on the application."""
-    app.command()(finetune)
-    app.command()(predict)
-    app.command()(probe)
-    app.command()(embed)
-    app.command()(benchmark)
-    app.command("import")(import_)
-    app.command()(export)
-    app.command()(publish)
-    app.command()(show)
+    for work, short, example in (
+        (finetune, "Train on a benchmark's folds, and score them.", "finetune OUT -b bus-bra -w RUN -o MODEL --fold 1"),
+        (predict, "Class probabilities for any file openus decodes.", "predict MODEL/fold1 picture.png cine.dcm"),
+        (probe, "Judge frozen features by simple heads.", "probe OUT -b bus-bra -w RUN -o PROBE --curve"),
+        (embed, "Features of every sample, or of files, as Parquet.", "embed OUT -w RUN -o features.parquet"),
+        (benchmark, "Compare models: paired tests, intervals, the table.",
+         "benchmark OUT -m ours=RUN -m scratch:small -m timm:resnet50 -b bus-bra -o TABLE --plan"),
+        (import_, "Bring weights of other layouts in.", "import their_weights.pth -o FOLDER"),
+        (export, "Write a model for timm, Hugging Face or ONNX.", "export MODEL/fold1 --format onnx -o EXPORTED"),
+        (publish, "Publish a model with its card.", "publish RUN --to hf://ORG/NAME --dry-run"),
+        (show, "One HTML page about a model.", "show RUN OUT -o PAGE --map umap"),
+    ):  # fmt: skip
+        app.command(work.__name__.rstrip("_"), short_help=short, epilog=f"Example:  usfmae {example}")(work)
 
 
 def finetune(
@@ -337,35 +341,6 @@ def report_errors(errors: list[str]) -> None:
         console.err.print(f"usfmae: error: {error}", style="red", markup=False, soft_wrap=True)
     if errors:
         raise typer.Exit(1)
-
-
-def import_(
-    weights: Annotated[
-        Path, typer.Argument(metavar="WEIGHTS", help="A weights file, or a folder holding one.")
-    ],
-    out: OutOption,
-    mean: Annotated[
-        float | None,
-        typer.Option("--mean", help="Mean the weights were trained with, 0..1. [default: as found]"),
-    ] = None,
-    std: Annotated[float | None, typer.Option("--std", help="The same for the deviation.")] = None,
-    json_: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Bring other people's weights into a folder that finetune, probe and embed take.
-
-    Reads reference MAE, USF-MAE, timm ViT, DINOv2, Hugging Face ViT and ViTMAE, mmpretrain ViT, SAM, UltraSam;
-    recognised by content, every key accounted for, no pickled code executed.
-    """
-    console.set_debug(debug)
-    from usfmae.tasks.importing import import_weights
-    from usfmae.tasks.tables import show_import
-
-    account = import_weights(weights, out, mean=mean, std=std)
-    if json_:
-        console.print_json(account)
-    else:
-        show_import(account)
 
 
 def show(

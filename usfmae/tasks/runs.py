@@ -53,9 +53,8 @@ class Job:
 def run(job: Job, folder: Path, device: torch.device, quiet: bool = False) -> dict[str, Any]:
     """Train and score one fold into `folder`; a finished run of the same settings is read, not repeated."""
     train = job.training_rows()
-    notes = job.task.check(job.split, train) + [
-        note for start in job.weights() for note in seen_notes(start, job.task.data, job.split)
-    ]
+    known = [note for start in job.weights() for note in seen_notes(start, job.task.data, job.split)]
+    notes = job.task.check(job.split, train) + known
     network = _network(job, train).to(device)
     fingerprint = _fingerprint(job, network, train)
     done = read_result(folder, fingerprint)
@@ -71,7 +70,7 @@ def run(job: Job, folder: Path, device: torch.device, quiet: bool = False) -> di
     result |= {"validation": dict(fitted.best), "fingerprint": fingerprint}
     if job.task.data.unlabelled:
         notes.append(f"{job.task.data.unlabelled} samples of the set carry no label, and are in no part")
-    result["notes"] = notes + result["notes"]
+    result |= {"notes": notes + result["notes"], "known_images": known}
     _write(job, network, fitted, outcome, result, folder)
     return result
 

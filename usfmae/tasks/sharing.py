@@ -1,4 +1,4 @@
-"""The commands that hand a model to others: `usfmae export` writes it, `usfmae publish` sends it."""
+"""Models from and for others: `usfmae import` reads them, `usfmae export` writes them, `usfmae publish` sends them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,35 @@ import typer
 
 from openus import console
 from openus.console import DebugOption, JsonOption, QuietOption
+
+
+def import_(
+    weights: Annotated[
+        Path, typer.Argument(metavar="WEIGHTS", help="A weights file, or a folder holding one.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    mean: Annotated[
+        float | None,
+        typer.Option("--mean", help="Mean the weights were trained with, 0..1. [default: as found]"),
+    ] = None,
+    std: Annotated[float | None, typer.Option("--std", help="The same for the deviation.")] = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Bring other people's weights into a folder that finetune, probe and embed take.
+
+    Reads reference MAE, USF-MAE, timm ViT, DINOv2, Hugging Face ViT and ViTMAE, mmpretrain ViT, SAM, UltraSam;
+    recognised by content, every key accounted for, no pickled code executed.
+    """
+    console.set_debug(debug)
+    from usfmae.tasks.importing import import_weights
+    from usfmae.tasks.tables import show_import
+
+    account = import_weights(weights, out, mean=mean, std=std)
+    if json_:
+        console.print_json(account)
+    else:
+        show_import(account)
 
 
 def export(

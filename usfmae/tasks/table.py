@@ -58,6 +58,9 @@ def markdown(result: Mapping[str, Any]) -> str:
             row += [_difference(cell, shown[0]), *figures.values()]
             lines.append("| " + " | ".join(row) + " |")
         lines += ["", _caption(result, name), ""]
+        for model in result["models"]:
+            known = result["cells"][model].get(name, {}).get("known_images", [])
+            lines += [f"- **{model}**: {note}" for note in known] + [""] * bool(known)
     lines += [f"failed: {item['run']}: {item['error']}" for item in result["failed"]]
     return "\n".join(lines).rstrip() + "\n"
 
