@@ -53,6 +53,7 @@ def test_batches_are_what_they_are_called(index: Index) -> None:
         assert batch.images.dtype == torch.uint8 and batch.images.shape == (6, 1, 32, 32)
         assert batch.indices.dtype == batch.seeds.dtype == torch.int64
     assert [batch.padded for batch in batches[:7]] == [0] * 6 + [2]
+    assert [batch.cursor.step for batch in batches] == [1, 2, 3, 4, 5, 6, 0] * 2
     assert sorted(rows(batches[:7])) == sorted(rows(batches[7:])) == list(range(40))
     assert rows(batches[:7]) != rows(batches[7:])
     assert batches[6].indices[4:].tolist() == batches[0].indices[:2].tolist()
@@ -65,6 +66,9 @@ def test_the_tail_can_be_dropped(index: Index) -> None:
     batches = list(loader)
     assert len(batches) == loader.steps_per_epoch == 6 and len(set(rows(batches))) == 36
     assert "last 4 samples" in loader.tail_note
+    left = load(index, batch_size=4, tail="drop")[8].cursor  # the four left of the epoch fill no step of six
+    assert left.samples == 36
+    assert rows(load(index, tail="drop", cursor=left)) == rows(load(index, tail="drop"))[36:]
     exact = Loader(index, batch_size=8, size=32, seed=9)
     assert "exactly" in exact.tail_note
 

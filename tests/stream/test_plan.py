@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,6 +114,19 @@ def test_epochs_and_seeds_differ() -> None:
     assert not set(first[1].tolist()) & set(other[1].tolist())
 
 
+def test_blocks_windows_and_repeated_draws_have_orders_of_their_own() -> None:
+    shards = Plan(shard_cells([50] * 20), seed=1, lanes=4, window=50)
+    first = [tuple((shards.draw(epoch, np.arange(0, 1000, 200))[0] // 50).tolist()) for epoch in range(4)]
+    assert len(set(first)) == 4  # other shards at the same places of the epoch
+    window = Plan(shard_cells([50]), seed=1, lanes=1, window=50)
+    assert len({tuple(window.draw(epoch, np.arange(50))[0].tolist()) for epoch in range(4)}) == 4
+    zero = np.zeros(1, np.int64)
+    thrice = Plan(Cells(zero, zero + 20, zero, zero, zero + 60), seed=1, shuffle=False)
+    turns = thrice.draw(0, np.arange(60))[0].reshape(3, 20)
+    assert all(sorted(turn.tolist()) == list(range(20)) for turn in turns)
+    assert len({tuple(turn.tolist()) for turn in turns}) == 3
+
+
 def test_unshuffled_rows_stand_as_they_are() -> None:
     plan = Plan(Cells.whole(50), seed=1, shuffle=False)
     assert plan.draw(3, np.arange(50))[0].tolist() == list(range(50))
@@ -215,6 +229,9 @@ def test_other_data_seeds_and_orders_have_other_fingerprints() -> None:
         Plan(Cells.whole(100), 1), Plan(Cells.whole(101), 1), Plan(Cells.whole(100), 2),
         Plan(shard_cells([50, 50]), 1, 2, 50), Plan(shard_cells([40, 60]), 1, 2, 50),
         Plan(shard_cells([60, 40]), 1, 2, 50), Plan(shard_cells([50, 50]), 1, 2, 25),
+        Plan(Cells.whole(100), 1, shuffle=False),
+        *(Plan(replace(shard_cells([50, 50]), source=np.arange(2), quota=np.array(quota)), 1)
+          for quota in ((60, 40), (40, 60))),
     ]  # fmt: skip
     assert len({plan.fingerprint for plan in plans_}) == len(plans_)
     assert all(0 < plan.fingerprint < 2**32 for plan in plans_)

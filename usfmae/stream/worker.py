@@ -54,10 +54,7 @@ def serve(connection: Connection, views: Views, memory: np.ndarray[Any, np.dtype
 
 def main() -> None:
     """Entry of the process: the inherited descriptors and the shape of the memory are its arguments."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # sent to all of a job, they are the main process's to answer
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all of a job: for the main process
         signal.signal(number, signal.SIG_IGN)
     one_thread()
     connection = Connection(int(sys.argv[1]))
