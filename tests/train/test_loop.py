@@ -19,6 +19,7 @@ from usfmae.model.mae import MAE
 from usfmae.model.weights import build_mae, load_weights, save_weights
 from usfmae.stream.index import open_index
 from usfmae.stream.loader import Loader
+from usfmae.train.checkpoint import load_state
 from usfmae.train.data import Reading, decoding_device
 from usfmae.train.distributed import World
 from usfmae.train.guard import DivergedError, Guard
@@ -106,6 +107,8 @@ def test_stopped_and_resumed_is_as_never_stopped(
     assert losses(tmp_path / "run") == losses(whole)
     a, b = load_weights(tmp_path / "run").state, load_weights(whole).state
     assert all(torch.equal(a[k], b[k]) for k in b)
+    states = [load_state(run / "latest") for run in (tmp_path / "run", whole)]
+    assert states[0]["guard"] == states[1]["guard"] and states[0]["cursor"] == states[1]["cursor"]
 
 
 def test_two_loader_workers_resumed_as_none(corpus: Path, whole: Path, tmp_path: Path) -> None:
@@ -236,10 +239,17 @@ def test_average_of_the_weights(corpus: Path, tmp_path: Path) -> None:
     for stop in (2, 6):
         go(corpus, tmp_path / "b", "training.ema=0.9", max_steps=stop)
     a, b = (load_weights(tmp_path / n / "latest" / "ema.safetensors").state for n in "ab")
-    now = load_weights(tmp_path / "a").state
     assert all(torch.equal(a[k], b[k]) for k in a)
-    begin = {k: (a[k] - now[k]).norm() for k in a if k.endswith("qkv.weight")}
-    assert all(v > 0 for v in begin.values())
+    go(corpus, tmp_path / "c", "training.ema=0.9", "report.save_every=1", "report.keep=9", max_steps=6)
+    before = None
+    for folder in sorted((tmp_path / "c" / "checkpoints").iterdir()):
+        average, now = (
+            load_weights(folder / f"{name}.safetensors").state["mask_token"] for name in ("ema", "weights")
+        )
+        if before is not None:
+            torch.testing.assert_close(average, 0.9 * before + 0.1 * now)
+            assert not torch.allclose(average, 0.1 * before + 0.9 * now)
+        before = average
 
 
 def test_a_short_run_is_not_averaged_with_its_random_start(corpus: Path, whole: Path, tmp_path: Path) -> None:
@@ -287,16 +297,17 @@ def test_weights_that_begin_a_run_are_folded_to_its_normalisation(
     torch.testing.assert_close(begun.mae.features((grey - 0.4) / 0.1), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_average_of_the_weights_goes_back_with_them(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("step", "place"), [(2, "the beginning"), (8, "step-00000004")])
+def test_weights_moments_and_average_go_back_together(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, place: str
 ) -> None:
-    """A gradient overflows at the step of a checkpoint: neither the weights nor their average keep anything of it."""
+    """A gradient overflows, once at the step of a checkpoint: nothing of it is kept."""
     begun: list[Trainer] = []
     backward = Trainer._backward
 
     def overflow(self: Trainer, *args: Any) -> Any:
         result = backward(self, *args)
-        if self.step == 7 and not begun:  # the eighth step, after which a checkpoint is due
+        if self.step == step - 1 and not begun:
             begun.append(self)
             self.mae.cls_token.grad.fill_(float("inf"))  # type: ignore[union-attr]
         return result
@@ -305,11 +316,11 @@ def test_the_average_of_the_weights_goes_back_with_them(
     summary = go(corpus, tmp_path / "run", "optim.clip=1", "training.ema=0.9", "report.keep=9")
     lines = read_log(tmp_path / "run")
     assert [line["event"] for line in lines if "event" in line] == [
-        "step 8: the norm of the gradient is inf; back to the weights of step-00000004, on with the next data"
+        f"step {step}: the norm of the gradient is inf; back to the weights of {place}, on with the next data"
     ]
     assert summary["steps"] == 18 and all(math.isfinite(line.get("loss", 0)) for line in lines)
     folders = sorted((tmp_path / "run" / "checkpoints").iterdir())
-    assert [int(folder.name[5:]) for folder in folders] == [4, 12, 16, 18]
+    assert [int(folder.name[5:]) for folder in folders] == [k for k in (4, 8, 12, 16, 18) if k != step]
     for folder in folders:
         for name in ("weights.safetensors", "ema.safetensors"):
             assert all(torch.isfinite(v).all() for v in load_weights(folder / name).state.values())
@@ -318,6 +329,7 @@ def test_the_average_of_the_weights_goes_back_with_them(
 def test_guard_tells_a_leap_from_noise() -> None:
     guard = Guard(GuardRecipe(spike=3.0, rollbacks=1))
     assert all(guard.fault(1.0 + 0.5 * (i % 2)) == "" for i in range(80))
+    assert guard.mean == pytest.approx(1.25, abs=0.01)  # from the first losses on, not from 0
     assert "leapt to 9" in guard.fault(9.0)
     assert guard.fault(float("nan")) == "the loss is nan" and guard.fault(float("inf")) == "the loss is inf"
     assert guard.fault(1.2, math.nan) == "the norm of the gradient is nan"
