@@ -86,6 +86,13 @@ def test_drawn_ratio_varies_within_its_spread_and_is_one_for_the_batch() -> None
     )
 
 
+@pytest.mark.parametrize("ratio", [0.05, 0.95])
+def test_drawn_ratio_leaves_a_patch_seen_and_one_hidden(ratio: float) -> None:
+    config = WIDE.with_(mask_ratio=ratio)
+    for level in range(LEVELS):
+        assert 1 <= MASKINGS["drawn"](images(), config, SEEDS, level).num_keep <= 143
+
+
 def test_block_hides_whole_squares() -> None:
     hiding = MASKINGS["block"](images(), WIDE, SEEDS, 0)
     hidden = hidden_of(hiding.noise, hiding.num_keep).view(64, 1, 12, 12).float()
@@ -99,6 +106,10 @@ def test_block_hides_whole_squares() -> None:
     assert edges(hidden) < 0.55 * edges(scattered)
     seen = torch.nn.functional.avg_pool2d(1 - hidden, SIDE, 1)
     assert (seen.amax((1, 2, 3)) == 1).all()  # a whole square is visible in every image
+    columns = (hidden[..., 1:] != hidden[..., :-1]).sum((0, 1, 2))  # where squares end
+    by_shift = torch.stack([columns[k::SIDE].float().mean() for k in range(SIDE)])
+    assert by_shift.min() > 0.5 * by_shift.max()  # the lattice is shifted
+    assert 0.2 < (hiding.noise % 1).std() < 0.4  # of a square that is hidden in part, any patches may be
 
 
 def fan(config: object = WIDE) -> torch.Tensor:

@@ -95,6 +95,15 @@ def test_a_header_of_30000_x_30000_allocates_nothing() -> None:
     assert error.value.reason == "too-large"
 
 
+def test_a_row_and_a_header_that_agree_on_60000_x_60000_allocate_nothing() -> None:
+    data = bytearray(encode(np.zeros((32, 32), np.uint8), "jpg"))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    with pytest.raises(DecodeError, match="60000x60000") as error:
+        decode_grey(bytes(data), 60_000, 60_000, rows=60_000)
+    assert error.value.reason == "too-large"
+
+
 def test_crop_boxes_follow_the_reference_rule() -> None:
     """Area, aspect and place are distributed as torchvision's RandomResizedCrop draws them."""
     import torch

@@ -62,8 +62,10 @@ def decode_grey(
     fewer than `rows`. The caller has checked the bytes then, since damage goes unnoticed; a writable view of them
     may be changed.
 
-    Raises DecodeError: not a picture, truncated, or another size.
+    Raises DecodeError: not a picture, truncated, another size, or one of more than 2^27 pixels.
     """
+    if not 0 < height * width <= _MOST_PIXELS:
+        raise DecodeError(f"the picture is said to have {width}x{height} pixels", reason="too-large")
     try:
         if data[:2] == b"\xff\xd8":
             found = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
@@ -111,15 +113,13 @@ def _shortened(data: bytes | memoryview, height: int, lines: int) -> tuple[bytes
 def decode_any(data: bytes, side: int) -> Grey:
     """Decode a picture whose size nobody has written down, reduced as `reductions` says; uint8 [h, w].
 
-    Raises DecodeError, also for one of more than 2^27 pixels.
+    Raises DecodeError, as `decode_grey`.
     """
     try:
         found = simplejpeg.decode_jpeg_header(data)[:2] if data[:2] == b"\xff\xd8" else _header_size(data)
     except (ValueError, KeyError) as error:
         raise DecodeError(f"the picture is damaged or cut short ({error})", reason="corrupt") from error
     height, width = int(found[0]), int(found[1])
-    if not 0 < height * width <= _MOST_PIXELS:
-        raise DecodeError(f"its header gives {width}x{height} pixels", reason="too-large")
     return decode_grey(data, width, height, int(reductions(np.array([width]), np.array([height]), side)[0]))
 
 
