@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torch._inductor.exc import InvalidCxxCompiler
 
-from openus.errors import CorpusError, UsageError
+from openus.errors import CorpusError, OpenUSError, UsageError
 from tests.helpers.corpus import make_corpus
 from tests.train.conftest import TINY
 from usfmae.model.layouts import WeightsError
@@ -30,6 +31,7 @@ from usfmae.train.log import read_log
 from usfmae.train.loop import pretrain
 from usfmae.train.optim import clip_gradients
 from usfmae.train.recipe import load_recipe
+from usfmae.train.share import compiler_told
 
 
 @pytest.fixture(autouse=True)
@@ -218,3 +220,18 @@ def test_a_run_goes_on_with_its_own_data_only(corpus: Path, tmp_path: Path, begu
     moved = tmp_path / "moved"
     shutil.copytree(corpus, moved)
     assert go(moved, tmp_path / "run")["steps"] == 18  # the same data elsewhere are the same data
+
+
+def test_a_missing_compiler_is_one_line() -> None:
+    """The recipe `base` compiles, and is what is taken where none is named."""
+    said = r"no C\+\+ compiler works here; install one .* training\.compile=false"
+    with pytest.raises(OpenUSError, match=said), compiler_told():
+        raise InvalidCxxCompiler
+    with pytest.raises(RuntimeError, match="something else"), compiler_told():
+        raise RuntimeError("something else")
+
+
+def test_a_corpus_of_benchmarks_alone_says_how_to_pretrain_on_one(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", {"bus-bra": 12}, size=48)
+    with pytest.raises(CorpusError, match=r"no set 'pretrain'; it has: bus-bra.*--set data\.set=NAME"):
+        go(corpus, tmp_path / "run")

@@ -322,7 +322,7 @@ class Share:
         if self.count < self.step_size:
             raise CorpusError(
                 f"{self.count} samples are fewer than one global batch of {self.step_size} ({self.world} ranks x "
-                f"{self.batch}); lower the batch size to at most {self.count // self.world}"
+                f"{self.batch}); lower the batch size (training.batch_size) to at most {self.count // self.world}"
             )
 
     @property

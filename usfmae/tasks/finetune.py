@@ -32,6 +32,7 @@ from usfmae.tasks.segment import SegmentationTask
 from usfmae.tasks.splits import Split
 from usfmae.tasks.task import Task
 from usfmae.tasks.training import pick_device
+from usfmae.train.share import compiler_told
 
 TASKS: dict[str, type[Task]] = {
     task.kind: task for task in (ClassificationTask, MultilabelTask, RegressionTask, SegmentationTask)
@@ -68,7 +69,7 @@ def finetune(
     results = []
     for split in splits:
         job = Job(task, split, start.of_fold(split.name), protocol, seed, fraction)
-        with disk_told(out):
+        with disk_told(out), compiler_told():
             results.append(run(job, out if len(splits) == 1 else out / split.name, on, quiet))
     return results[0] if len(results) == 1 else sum_up(out, results, task)
 

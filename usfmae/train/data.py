@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from openus.errors import UsageError, did_you_mean
+from openus.errors import CorpusError, UsageError, did_you_mean
 from usfmae.model.mae import MAEConfig
 from usfmae.stream.augment import Augment
 from usfmae.stream.cache import DEFAULT_LIMIT, ShardCache, default_folder
@@ -73,7 +73,7 @@ def open_data(data: str | Path, recipe: Recipe) -> Index | ForeignSet:
     Raises UsageError, CorpusError: there is none, or the recipe asks of foreign tars what only a manifest tells.
     """
     if not is_foreign(str(data)):
-        return open_index(data, recipe.data.set, also=recipe.data.also)
+        return open_corpus(data, recipe)
     mixture = recipe.data.mixture
     if mixture != MixtureRecipe(samples=mixture.samples):
         raise UsageError("data.mixture weighs sources, and shards without a manifest have one; leave it out")
@@ -82,6 +82,16 @@ def open_data(data: str | Path, recipe: Recipe) -> Index | ForeignSet:
             "report.probe_set is a set of a corpus; shards without a manifest have none, leave it out"
         )
     return ForeignSet(str(data), mixture.samples)
+
+
+def open_corpus(data: str | Path, recipe: Recipe) -> Index:
+    """The recipe's set of a corpus. Raises CorpusError."""
+    try:
+        return open_index(data, recipe.data.set, also=recipe.data.also)
+    except CorpusError as error:
+        if f"no set '{recipe.data.set}'" not in str(error):
+            raise
+        raise CorpusError(f"{error}; pretrain on one of them with --set data.set=NAME") from error
 
 
 def open_decoded(index: Index | ForeignSet, recipe: Recipe, reading: Reading) -> PixelCache | None:

@@ -27,6 +27,7 @@ from usfmae.train.distributed import join
 from usfmae.train.guard import Stop
 from usfmae.train.observer import Observer
 from usfmae.train.recipe import Recipe, changed_fields, load_recipe
+from usfmae.train.share import compiler_told
 from usfmae.train.trainer import Trainer
 
 
@@ -50,7 +51,7 @@ def pretrain(
     Raises `UsageError` for a recipe other than the run's, `CorpusError` for data that cannot be read,
     `DivergedError` when the loss does not stay finite, `WeightsError` for checkpoints that are all damaged.
     """
-    with disk_told(out), join(device) as world, Stop(max_time) as stop:
+    with disk_told(out), compiler_told(), join(device) as world, Stop(max_time) as stop:
         if world.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = recipe.training.precision != "fp32"
             torch.use_deterministic_algorithms(recipe.training.deterministic)

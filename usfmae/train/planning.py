@@ -15,11 +15,11 @@ from openus.console import print_json
 from openus.errors import UsageError
 from usfmae.model.mae import MAE
 from usfmae.stream.foreign import is_foreign
-from usfmae.stream.index import Index, open_index
+from usfmae.stream.index import Index
 from usfmae.stream.loader import Loader
 from usfmae.stream.plan import Cursor
 from usfmae.train.cost import cost_of, parameters, peak_flops
-from usfmae.train.data import Reading, local_batch, make_loader
+from usfmae.train.data import Reading, local_batch, make_loader, open_corpus
 from usfmae.train.distributed import World, describe, pick_device
 from usfmae.train.objective import Objective
 from usfmae.train.optim import build_optimizer
@@ -122,7 +122,7 @@ def plan_command(data: str, recipe: Recipe, *, ranks: int, device: str, as_json:
     world = World(ranks, 0, 0, pick_device(device))
     if is_foreign(data):
         raise UsageError(f"--plan counts what a manifest lists; run 'openus index' on {data} first")
-    planned = make_plan_of(open_index(data, recipe.data.set, also=recipe.data.also), recipe, world)
+    planned = make_plan_of(open_corpus(data, recipe), recipe, world)
     if as_json:
         print_json(asdict(planned))
         return

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
 from torch import nn
 
+from openus.errors import OpenUSError
 from usfmae.model.mae import MAE
 from usfmae.train.distributed import World, replicate
 from usfmae.train.recipe import TrainingRecipe
+
+
+@contextmanager
+def compiler_told() -> Iterator[None]:
+    """Turn what `torch.compile` says where it finds no compiler (of C++, or of C for Triton) into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("No working C++ compiler", "Failed to find C compiler")):
+            raise
+        raise OpenUSError(
+            "the recipe compiles its steps, and no C++ compiler works here; install one (g++, clang), or give "
+            "--set training.compile=false (of fine-tuning: compile=false), which is slower"
+        ) from error
 
 
 def is_sharded(recipe: TrainingRecipe, world: World) -> bool:
