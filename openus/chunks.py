@@ -169,7 +169,11 @@ class _Maker:
         taken = self.tally.decoded - before
         announced = max(taken, media.count or 0)
         self.tally.announced += announced
-        if announced > taken:
+        policy = self.spec.policy
+        if announced > taken and policy.stride == 1 and policy.cap is None and not policy.nonempty:
+            detail = f"its header announces {announced} frames, {taken} are there"
+            self.reject(selected.member, -1, "decode", "absent", detail)
+        elif announced > taken:
             self.reject(selected.member, -1, "frames", "policy", f"took {taken} of {announced} frames")
         elif taken == 0:
             self.reject(selected.member, -1, "decode", "no-frames", "the file holds no picture")

@@ -303,7 +303,7 @@ def verify_corpus(out: str, *, deep: bool, workers: int, quiet: bool, as_json: b
         views.verdict(out, verdict, deep)
     if verdict.problems:
         raise OpenUSError(
-            f"{out}: {len(verdict.problems)} problems; 'openus repair {out}' mends what is damaged"
+            f"{out}: {views.plural(len(verdict.problems), 'problem')}; 'openus repair {out}' mends what is damaged"
         )
     if home.remote:
         return
@@ -359,6 +359,6 @@ def repair_corpus(
         views.repaired(out, found)
     if found.left:
         raise OpenUSError(
-            f"{out}: {len(found.left)} files are damaged"
-            + ("; run it without --dry-run to mend them" if dry_run else " and could not be mended")
+            f"{out}: {views.plural(len(found.left), 'file')} damaged"
+            + ("; run it without --dry-run to mend that" if dry_run else " that could not be mended")
         )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from openus.errors import UsageError
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -41,6 +43,8 @@ class Depot:
         """Hold the corpus for one build. Raises `CorpusError` where another one is at work."""
         from openus.ledger import one_builder
 
+        if self.folder.is_file():
+            raise UsageError(f"{self.folder}: is a file; name a folder for the corpus")
         return one_builder(self.folder / ".work")
 
     def reader(self) -> AbstractContextManager[None]:

@@ -293,6 +293,9 @@ def _failure(
     if dropped.found and dropped.missing:
         incomplete = f"{drop} holds {', '.join(dropped.found)} and still lacks {', '.join(dropped.missing)}"
         return NeedsPersonError(f"{source.slug}: {incomplete}", _steps(source, failures, drop))
+    if dropped.unfinished:
+        halves = f"{', '.join(dropped.unfinished)} in {drop} is not finished downloading"
+        return NeedsPersonError(f"{source.slug}: {halves}", _steps(source, failures, drop))
     if not failures:
         return SourceError(
             f"{source.slug}: its manifest has no routes; give a copy with --local {source.slug}=PATH, or put it "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import struct
@@ -12,6 +13,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pyarrow.parquet as pq
 import pydicom.data
 import pytest
@@ -235,3 +238,74 @@ def test_verify_sees_every_damage(tmp_path: Path, corpus: Path, damage: Any, say
     assert toys.run(words).returncode == 0
     damage(out)
     refused(toys.run(words), 1, say)
+
+
+def test_a_cut_shard_is_told_in_a_few_lines(tmp_path: Path, corpus: Path) -> None:
+    out = shutil.copytree(corpus, tmp_path / "out")
+    tar = first(out, "pretrain/*.tar")
+    tar.write_bytes(tar.read_bytes()[:2000])
+    told = toys.run([sys.executable, "-m", "openus", "verify", str(out)])
+    assert told.returncode == 1 and len(told.stdout.splitlines()) <= 8 and "more of its" in told.stdout
+
+
+def test_verify_follows_an_index_to_the_shards_of_others(tmp_path: Path, corpus: Path) -> None:
+    theirs = Path(shutil.copy(first(corpus, "pretrain/*.tar"), tmp_path / "theirs.tar"))
+    for words in (
+        ["index", str(theirs), "--out", str(tmp_path / "mine")],
+        ["verify", str(tmp_path / "mine"), "--deep"],
+    ):
+        done = toys.run([sys.executable, "-m", "openus", *words])
+        assert done.returncode == 0, done.stderr + done.stdout
+    flip(theirs, 2000)
+    told = toys.run([sys.executable, "-m", "openus", "verify", str(tmp_path / "mine")])
+    assert told.returncode == 1 and "is not the one its row describes" in told.stdout
+    theirs.unlink()
+    told = toys.run([sys.executable, "-m", "openus", "verify", str(tmp_path / "mine")])
+    assert (
+        told.returncode == 1 and "theirs.tar: missing; give its place anew with 'openus index'" in told.stdout
+    )
+
+
+def test_the_corpus_cannot_be_a_file(place: Path) -> None:
+    (place / "out").write_text("")
+    refused(
+        build(place, "--local", f"toy-archive={packed(place)}"), 2, "is a file; name a folder for the corpus"
+    )
+
+
+def test_half_a_download_in_the_drop_folder_is_named(place: Path) -> None:
+    drop = place / "cache" / "toy-archive"
+    drop.mkdir(parents=True)
+    (drop / "toy.zip.crdownload").write_bytes(b"PK")
+    refused(build(place, "--offline"), 1, "toy.zip.crdownload", "is not finished downloading")
+
+
+def test_frames_that_a_header_only_announces_are_no_policy(tmp_path: Path) -> None:
+    """An AVI whose header names 99 frames and that holds 3: what is not there was not left out by a rule."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "toy.yaml").write_text(
+        "schema: 1\nslug: toy\nname: Toy\ntitle: Toy\nanatomy: none\nkind: video\nimages: ['*.avi']\n"
+        "licence: {name: unknown, redistribution: recipe-only}\n"
+    )
+    (tmp_path / "mine-corpus.yaml").write_text("schema: 1\nname: toys\nsources: [toy]\n")
+    (tmp_path / "clips").mkdir()
+    avi = io.BytesIO()
+    with av.open(avi, "w", format="avi") as container:
+        stream = container.add_stream("mjpeg", rate=10, width=64, height=48, pix_fmt="yuvj420p")
+        for level in (60, 120, 180):
+            picture = np.full((48, 64, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    data = bytearray(avi.getvalue())
+    at = data.index(b"strh") + 8 + 32  # dwLength of the stream's header
+    data[at : at + 4] = (99).to_bytes(4, "little")
+    (tmp_path / "clips" / "a.avi").write_bytes(data)
+    out = tmp_path / "out"
+    done = toys.run([
+        sys.executable, "-m", "openus", "build", str(out), "--corpus", str(tmp_path / "mine-corpus.yaml"),
+        "--manifests", str(tmp_path / "mine"), "--local", f"toy={tmp_path / 'clips'}", "--workers", "0",
+    ])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = pq.read_table(out / "manifest" / "rejected.parquet").to_pylist()
+    assert (row["reason"], row["detail"]) == ("absent", "its header announces 99 frames, 3 are there")
+    assert toys.run([sys.executable, "-m", "openus", "verify", str(out)]).returncode == 0

@@ -175,7 +175,7 @@ def test_the_command(place: Path, tmp_path: Path) -> None:
     (out / "manifest" / "pretrain-000000.parquet").unlink()
     dry = toys.run([*words, "--dry-run"])
     assert dry.returncode == 1 and "manifest/pretrain-000000.parquet: missing" in dry.stdout
-    assert "1 files are damaged; run it without --dry-run to mend them" in dry.stderr
+    assert "1 file damaged; run it without --dry-run to mend that" in dry.stderr
     done = toys.run([*words, "--json", "--workers", "0"])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {

@@ -14,12 +14,15 @@ from typing import Any
 from openus.dedup.hashes import pixel_sha256
 from openus.depot import Depot, Files
 from openus.engine.local import LocalEngine
+from openus.errors import CorpusError
 from openus.pack import MASK
+from openus.places import open_url
 from openus.shards.corpus import read_corpus
 from openus.shards.parquet import read_parquet
 from openus.shards.schema import REJECTED, ROW, sample_json
 
-_SHOWN = 20
+_TOLD = 3
+"""Samples of a damaged shard that are named; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,18 @@ def verify(
 
 def check_shard(check: ShardCheck) -> tuple[list[str], list[str], Counter[str]]:
     """Check one shard; returns its problems, its keys and its samples per source."""
-    entry, _root = check.entry, check.root
-    path, manifest = check.paths
+    entry, manifest = check.entry, check.paths[1]
     where = f"{check.set}/{entry['file']}"
     try:
-        data = path.read_bytes()
+        data = _bytes(check)
         listed = manifest.read_bytes()
     except OSError as error:
-        return [f"{error.filename}: missing; 'openus repair' writes it anew"], [], Counter()
+        way = (
+            "give its place anew with 'openus index'" if "url" in entry else "'openus repair' writes it anew"
+        )
+        return [f"{error.filename}: missing; {way}"], [], Counter()
+    except CorpusError as error:  # an address that does not answer
+        return [str(error)], [], Counter()
     problems: list[str] = []
     if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
         problems.append(f"{where}: its bytes are not the ones corpus.json records (altered or damaged)")
@@ -131,12 +138,24 @@ def check_shard(check: ShardCheck) -> tuple[list[str], list[str], Counter[str]]:
             Counter(),
         )
     rows = table.to_pylist()
-    for row in rows:
-        problems += _check_row(row, data, where, check.deep)
-    problems += _check_members(rows, path, where)
+    found = [problem for row in rows for problem in _check_row(row, data, where, check.deep)]
+    problems += found[:_TOLD]
+    if len(found) > _TOLD:
+        problems.append(f"{where}: and so are {len(found) - _TOLD:,} more of its {len(rows):,} samples")
+    if "url" not in entry:  # shards of others hold what they please
+        problems += _check_members(rows, check.paths[0], where)
     if len(rows) != entry["samples"]:
         problems.append(f"{where}: {len(rows)} rows, corpus.json says {entry['samples']}")
     return problems, [row["key"] for row in rows], Counter(row["source"] for row in rows)
+
+
+def _bytes(check: ShardCheck) -> bytes:
+    """A shard, where it lies: in the corpus, or at the place an index names."""
+    url = check.entry.get("url")
+    if url is None or "://" not in url:
+        return (check.paths[0] if url is None else Path(url)).read_bytes()
+    with open_url(url) as stream:
+        return stream.read(-1)
 
 
 def _check_row(row: dict[str, Any], data: bytes, where: str, deep: bool) -> list[str]:
@@ -189,7 +208,7 @@ def _strays(home: Depot, summary: dict[str, Any]) -> list[str]:
     known = {f"{name}/{e['file']}" for name, part in summary["sets"].items() for e in part["shards"]}
     places = (path.relative_to(home.folder) for path in home.files())
     found = {path.as_posix() for path in places if path.match("*/*.tar") and len(path.parts) == 2}
-    return [f"{name}: a shard that corpus.json does not know" for name in sorted(found - known)]
+    return [f"{name}: a shard that corpus.json does not know; remove it" for name in sorted(found - known)]
 
 
 def _duplicates(root: Path, summary: dict[str, Any]) -> list[str]:
