@@ -44,11 +44,10 @@ def missing(results: Sequence[SourceResult], cache: Path) -> None:
     people = _of(results, lambda problem: isinstance(problem, NeedsPersonError))
     if people:
         out.print(f"\n[bold]A person must act[/] ({len(people)}):")
-        out.print(
-            f"  Put what you fetch into its drop folder, {cache.expanduser().absolute()}/SLUG (packed, unpacked or one "
-            "folder deeper is all the same), or name it with --local SLUG=PATH. Then run the same command again.",
-            markup=False,
-            soft_wrap=True,
+        where = escape(f"{cache.expanduser().absolute()}/SLUG")
+        _say(
+            f"Put what you fetch into its drop folder, {where} (packed, unpacked or one folder deeper is all the "
+            "same), or name it with --local SLUG=PATH. Then run the same command again."
         )
     others = [item for item in results if item not in [*offline, *silent, *people]]
     for item in people:
@@ -72,8 +71,13 @@ def _together(items: Sequence[SourceResult], what: str, advice: str) -> None:
         for item in items:
             _one(item)
     else:
-        out.print(Padding(", ".join(item.source.slug for item in items), (0, 0, 0, 2)))
-    out.print(f"  {advice}", soft_wrap=True)
+        _say(", ".join(item.source.slug for item in items))
+    _say(advice)
+
+
+def _say(text: str) -> None:
+    """Folded between words, and set in; what holds addresses is not, so that they can be copied."""
+    out.print(Padding(text, (0, 0, 0, 2)))
 
 
 def _one(item: SourceResult) -> None:

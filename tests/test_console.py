@@ -59,7 +59,7 @@ def test_quiet_says_nothing_at_all(log: Console, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_missing_is_sorted_by_who_must_act(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Console(file=io.StringIO(), highlight=False, width=100)
+    told = Console(file=io.StringIO(), highlight=False, width=1000)
     monkeypatch.setattr("openus.missing.out", told)
     results = []
     for source in Catalogue().sources(["bus-bra", "aul", "gist514-db", "hc", "bp", "echonet-dynamic"]):
