@@ -95,6 +95,29 @@ def _write_rows(spec: ChunkSpec, maker: _Maker) -> None:
     temporary.replace(spec.rows_path)
 
 
+class _Masks:
+    """The pictures of a mask file, asked for in ascending order. A single one is the mask of every frame."""
+
+    def __init__(self, member: str, frames: Iterator[Frame]) -> None:
+        self.member, self._frames = member, frames
+        self._last: list[Frame] = []  # the first, and the one looked at last
+
+    def at(self, index: int, name: str) -> Pixels:
+        while not self._last or self._last[-1].index < index:
+            try:
+                frame = next(self._frames, None)
+            except DecodeError:
+                self._last = []  # what comes after has no mask, and not that of the first
+                raise
+            if frame is None:
+                if len(self._last) == 1:
+                    break
+                raise DecodeError(f"{name}: holds no mask of frame {index}", "no-frame")
+            self._last = [*self._last[:1], frame]
+        pixels = self._last[-1].pixels
+        return pixels if pixels.ndim == 2 else np.asarray(pixels.max(axis=2), np.uint8)
+
+
 class _Maker:
     def __init__(self, spec: ChunkSpec, sink: BinaryIO) -> None:
         self.spec, self.sink = spec, sink
@@ -110,6 +133,7 @@ class _Maker:
         self.before = Before(spec.shown, spec.seed)
         self.transform = transform_of(spec.code)
         self.draw = mask_of(spec.code)
+        self.masks: _Masks | None = None
         # Without cleaning nobody looks at colours, but for the code of a source.
         self.grey = spec.clean.level == "none" and self.transform is None
 
@@ -233,7 +257,7 @@ class _Maker:
         data = own or encode(cleaned.pixels, spec.encoding)
         at, mask = self.put(data), (0, 0)
         if spec.masks and (selected.mask or self.draw):
-            mask = self.mask(selected, cleaned, frame.pixels.shape[:2])
+            mask = self.mask(selected, cleaned, frame)
         if selected.member in spec.shown:
             key = sample_key(spec.source, selected.member, frame.index)
             self.before.offer(key, selected.member, frame.pixels)
@@ -267,13 +291,14 @@ class _Maker:
         log.warning("%s: %s: %s; please report it", self.spec.source, member, what, exc_info=True)
         return what
 
-    def mask(self, selected: Selected, cleaned: Cleaned, frame: tuple[int, ...]) -> tuple[int, int]:
+    def mask(self, selected: Selected, cleaned: Cleaned, of: Frame) -> tuple[int, int]:
         """Store the mask of a sample, cut and resized as its picture was (nearest neighbour, no new values).
 
         A mask of another size than its frame [H, W] is of the whole frame, and is brought to its size first.
         """
+        frame = of.pixels.shape[:2]
         try:
-            grey = self._mask_pixels(selected)
+            grey = self._mask_pixels(selected, of.index)
         except (DecodeError, ArchiveError) as error:
             reason = getattr(error, "reason", "archive")
             self.reject(selected.mask or selected.member, -1, "mask", reason, str(error))
@@ -291,16 +316,18 @@ class _Maker:
         data = encode(small, Encoding(format="png"))
         return self.put(data), len(data)
 
-    def _mask_pixels(self, selected: Selected) -> Pixels:
+    def _mask_pixels(self, selected: Selected, index: int) -> Pixels:
         if self.draw is not None:
             return self.draw(selected.member, self._tables)
-        with self.spec.tree.open(selected.mask) as file:
-            return next(self._grey(open_media(file, selected.mask).frames()))
+        if self.masks is None or self.masks.member != selected.member:
+            self.masks = _Masks(selected.member, self._mask_frames(selected.mask))
+        return self.masks.at(index, selected.mask)
 
-    @staticmethod
-    def _grey(frames: Iterator[Frame]) -> Iterator[Pixels]:
-        for frame in frames:
-            yield frame.pixels if frame.pixels.ndim == 2 else frame.pixels.max(axis=2)
+    def _mask_frames(self, path: str) -> Iterator[Frame]:
+        """All pictures of a mask file, turned as those it belongs to."""
+        turned = self.spec.policy.model_copy(update={"stride": 1, "cap": None, "nonempty": False})
+        with self.spec.tree.open(path) as file:
+            yield from open_media(file, path, policy=turned).frames()
 
     def put(self, data: bytes) -> int:
         """Write it to the file of the chunk; returns where it begins."""

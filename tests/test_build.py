@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import nibabel as nib
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -207,3 +210,44 @@ def test_nothing_to_pack_is_an_error_that_says_why(tmp_path: Path, manifests: Pa
     assert done.returncode == 1
     assert "Ask for toy-images" in done.stdout
     assert "no picture was kept" in done.stderr and "3 of 3 sources could not be had" in done.stderr
+
+
+def test_each_slice_has_the_mask_of_its_own(tmp_path: Path) -> None:
+    """Held-out volumes, turned and thinned: picture and mask of a frame are of one slice, and turned alike."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "toy.yaml").write_text(
+        "schema: 1\nslug: toy\nname: Toy\ntitle: Toy\nanatomy: none\nkind: volume\nimages: ['*_image.nii']\n"
+        "exclude: ['*_label.nii']\nframes: {stride: 2, axis: z, rotate: 180}\n"
+        "masks: {match: '(?P<n>[^/]+)_image\\.nii$', path: '{n}_label.nii'}\n"
+        "licence: {name: unknown, redistribution: recipe-only}\n"
+    )
+    (tmp_path / "toys.yaml").write_text(
+        "schema: 1\nname: toys\nsources: [toy]\nheld_out: {toy: toy}\ndedup: {near: 'off'}\nclean: {size: native}\n"
+    )
+    (tmp_path / "data").mkdir()
+    noise = np.random.default_rng(0).integers(50, 250, (40, 48, 6), np.uint8)
+    label = np.zeros((40, 48, 6), np.uint8)
+    for z in range(6):
+        label[: 4 + z, :20, z] = 1 + z  # below and right once it is turned
+    for name, values in (("image", noise), ("label", label)):
+        (tmp_path / "data" / f"v_{name}.nii").write_bytes(nib.Nifti1Image(values, np.eye(4)).to_bytes())
+    out = tmp_path / "out"
+    build_it = [
+        "build",
+        str(out),
+        "--corpus",
+        str(tmp_path / "toys.yaml"),
+        "--manifests",
+        str(tmp_path / "mine"),
+    ]
+    local = ["--local", f"toy={tmp_path / 'data'}", "--workers", "0"]
+    done = toys.run([sys.executable, "-m", "openus", *build_it, *local])
+    assert done.returncode == 0, done.stderr
+    for folder, values in (("toy", noise), ("toy-mask", label)):
+        shard = (out / folder / f"{folder}-000000.tar").read_bytes()
+        found = pq.read_table(out / "manifest" / f"{folder}-000000.parquet").to_pylist()
+        assert sorted(row["index"] for row in found) == [0, 2, 4]
+        for row in found:
+            png = np.frombuffer(shard[row["offset"] : row["offset"] + row["size"]], np.uint8)
+            expected = values[:, :, row["index"]].T[::-1, ::-1]
+            np.testing.assert_array_equal(cv2.imdecode(png, cv2.IMREAD_UNCHANGED), expected)
