@@ -195,6 +195,13 @@ def test_restoring_targets_worsen_the_input_each_in_its_way() -> None:
     assert torch.equal(TARGETS["denoise"](x[3:5], SEEDS[3:5]), noisy[3:5])
 
 
+def test_the_strength_of_the_noise_knows_nothing_of_the_noise() -> None:
+    noise = TARGETS["denoise"](torch.zeros(1024, 1, 16, 16), torch.arange(1024)).flatten(1)
+    sigma = noise.std(1)
+    first = noise[:, 0].abs() / sigma
+    assert abs(torch.corrcoef(torch.stack([sigma, first]))[0, 1].item()) < 0.12
+
+
 def test_targets_take_colour_too() -> None:
     x = torch.randn(4, 3, 48, 48)
     for target in TARGETS.values():

@@ -60,3 +60,11 @@ def test_features_are_the_mean_of_the_patch_tokens() -> None:
         expected = mae.features(x)[:, 1:].mean(1)
     np.testing.assert_allclose(pooled(mae, images), expected.numpy(), atol=1e-5)
     assert mae.training
+
+
+def test_a_rare_class_has_as_much_say_as_a_common_one() -> None:
+    """Five neighbours of a class of five outvote fifteen of a class of thirty."""
+    angle = np.concatenate([np.linspace(0.5, 1.5, 30), np.linspace(0.1, 0.3, 5)])
+    x = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
+    y = np.array([0] * 30 + [1] * 5)
+    assert nearest(x, y, np.array([[1, 0]], np.float32), 2).tolist() == [1]

@@ -102,12 +102,6 @@ class PixelCache:
         os.close(self.file)
 
 
-def cache_bytes(index: Index, side: int) -> int:
-    """Bytes a cache of this set takes when pictures are decoded to a short side of `side` pixels."""
-    height, width = _shapes(index, side)
-    return int(_layout(height * width)[-1])
-
-
 def open_pixels(index: Index, side: int, where: str | Path) -> PixelCache:
     """Make (or find again) the cache of decoded pictures.
 
