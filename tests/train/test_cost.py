@@ -76,6 +76,17 @@ def test_the_largest_that_fits_is_found_by_trying() -> None:
         largest_that_fits(4, never)
 
 
+def test_what_does_not_fit_another_process_fits_none() -> None:
+    asked: list[int] = []
+
+    def least(number: int) -> int:  # the other process may take 12 at first, and finds room for 3
+        asked.append(number)
+        return min(number, 12 if len(asked) == 1 else int(sizes[-1] <= 3))
+
+    sizes: list[int] = []
+    assert largest_that_fits(16, sizes.append, least) == 3 and sizes == [12, 6, 3] and asked == [16, 1, 1, 1]
+
+
 def test_plan_says_what_a_run_would_be_and_leaves_nothing(corpus: Path, tmp_path: Path) -> None:
     settings = [part for change in TINY for part in ("--set", change)]
     command = [sys.executable, "-m", "usfmae.cli", "pretrain", str(corpus), "--recipe", "demo", "--plan", "--json",

@@ -162,3 +162,46 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
     assert local_batch(recipe, World(4, 0, 0, device)) == 2
     with pytest.raises(UsageError, match="batch_size 8 cannot be shared evenly by 3 processes"):
         local_batch(recipe, World(3, 0, 0, device))
+
+
+FULL = """
+import sys
+from pathlib import Path
+import torch
+from tests.train.conftest import TINY
+from usfmae.train import trainer as module
+from usfmae.train.data import Reading, open_data
+from usfmae.train.distributed import join
+from usfmae.train.recipe import load_recipe
+
+recipe = load_recipe("demo", TINY)
+with join("cpu") as world:
+    trainer = module.Trainer(open_data(sys.argv[1], recipe), recipe, Path(sys.argv[2]), world, Reading())
+    trainer.resume()
+    head = trainer.mae.patch_embed.proj.weight  # its gradient comes last: the others' are there already
+    full = head.register_hook(lambda gradient: exec("raise torch.OutOfMemoryError") if room < size else None)
+    tried, room = [], 8 if world.leads else 2
+
+    def trial(count):
+        global size
+        size = count
+        tried.append(count)
+        trainer._try(count)
+
+    found = module.largest_that_fits(8, trial, world.least)
+    full.remove()
+    trainer.take(next(trainer.batches()))
+    sums = [p.double().sum().item() for p in trainer.mae.parameters()]
+    Path(sys.argv[2] + str(world.rank)).write_text(f"{found} {tried} {sum(sums):.17g}")
+"""
+
+
+def test_a_process_that_runs_full_leaves_no_other_waiting(corpus: Path, tmp_path: Path, repo: Path) -> None:
+    (tmp_path / "full.py").write_text(FULL)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(tmp_path / "full.py"), str(corpus), str(tmp_path / "run")]
+    env = environment(PYTHONPATH=str(repo), OPENUS_TIMEOUT="60")
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"run{rank}").read_text() for rank in (0, 1))
+    assert first == second and first.startswith("2 [8, 4, 2] ")

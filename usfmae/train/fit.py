@@ -9,21 +9,28 @@ import torch
 from openus.errors import OpenUSError
 
 
-def largest_that_fits(local: int, trial: Callable[[int], None]) -> int:
+def largest_that_fits(
+    local: int, trial: Callable[[int], None], least: Callable[[int], int] = lambda number: number
+) -> int:
     """The largest of local, local/2, local/4, … (rounded up) for which `trial` does not run out of memory.
 
-    Raises `OpenUSError` when not even one image fits.
+    least: the smallest of a number over all processes. They try the same sizes, and what does not fit one of them
+    fits none. Raises `OpenUSError` when not even one image fits.
     """
-    size = local
+    size = least(local)
     while True:
+        full: torch.OutOfMemoryError | None = None
         try:
             trial(size)
-            return size
         except torch.OutOfMemoryError as error:
-            if size == 1:
-                raise OpenUSError(
-                    "not even one image fits into the GPU's memory; use training.checkpointing=true, "
-                    "training.shard=true over several GPUs, or a smaller model"
-                ) from error
+            full = error
+        if least(int(full is None)):
+            return size
+        if size == 1:
+            raise OpenUSError(
+                "not even one image fits into the GPU's memory; use training.checkpointing=true, "
+                "training.shard=true over several GPUs, or a smaller model"
+            ) from full
+        del full  # it holds on to what the trial had in memory
         torch.cuda.empty_cache()
         size = -(-size // 2)

@@ -101,16 +101,18 @@ class Trainer:
         self.mae.train()
         if self.world.device.type == "cuda" and not self.recipe.training.micro_batch:
             live_tensors(self.mae, self.optimizer)  # the moments take their memory first
-            fits = largest_that_fits(self.feeder.micro_batch, self._try)
-            self.feeder.micro_batch = self.world.least(fits)
+            self.feeder.micro_batch = largest_that_fits(self.feeder.micro_batch, self._try, self.world.least)
 
     def _try(self, size: int) -> None:
         """Forward and backward of so many images of noise, to see whether they fit."""
         c = self.config
         images = torch.randn(size, c.in_chans, c.img_size, c.img_size, device=self.world.device)
-        self._backward(images, torch.arange(size, device=self.world.device), 0, 1.0)
+        # Copies exchange nothing: a process that ran full in the midst of it would leave the others waiting.
+        with gradients_stay(self.shared, not is_sharded(self.recipe.training, self.world)):
+            self._backward(images, torch.arange(size, device=self.world.device), 0, 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.cuda.synchronize()
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def batches(self) -> Iterator[Batch]:
         """Batches from here on, with the wait for each on the clock."""
