@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from tests.model.test_mae import small
 from usfmae.model.layouts import WeightsError
 from usfmae.model.mae import MAE
 from usfmae.model.weights import load_weights, save_weights
-from usfmae.train.checkpoint import begin, checkpoints, complete, fault, load_state, newest_whole, write_state
+from usfmae.train import keeper as module
+from usfmae.train.checkpoint import (
+    EMA,
+    begin,
+    checkpoints,
+    complete,
+    fault,
+    load_state,
+    newest_whole,
+    write_state,
+)
+from usfmae.train.distributed import World
+from usfmae.train.keeper import Keeper
 
 
 def write(run: Path, *steps: int, keep: int = 5) -> list[Path]:
@@ -117,3 +132,46 @@ def test_a_damaged_later_checkpoint_is_not_kept_in_place_of_a_whole_one(tmp_path
     (newer / "state.pt").unlink()  # so that the run goes on from step 10
     (made,) = write(tmp_path, 15, keep=1)
     assert newest_whole(tmp_path) == made and checkpoints(tmp_path) == [made]
+
+
+def test_a_checkpoint_is_of_the_moment_however_slow_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on while it is written, and changes nothing of it."""
+    mae = MAE(small())
+    optimizer = torch.optim.AdamW(mae.parameters(), lr=0.1)
+    keeper = Keeper(tmp_path, World(1, 0, 0, torch.device("cpu")), mae, optimizer, keep=2, sharded=False)
+    turns, config = threading.Event(), {"model": small().to_dict()}
+    monkeypatch.setattr(
+        module, "save_weights", lambda *args, **named: turns.wait(60) and save_weights(*args, **named)
+    )
+    average, state = {"x": torch.zeros(3)}, {"losses": [1.0]}
+    before = {name: value.clone() for name, value in mae.state_dict().items()}
+    keeper.save(7, config, state, average)
+    mae.mask_token.sum().backward()
+    optimizer.step()
+    average["x"] += 1
+    state["losses"].append(2.0)
+    keeper.poll()
+    assert not checkpoints(tmp_path) and not torch.equal(mae.mask_token, before["mask_token"])
+    turns.set()
+    keeper.finish()
+    folder = newest_whole(tmp_path)
+    assert folder is not None and folder.name == "step-00000007"
+    found = load_weights(folder).state
+    assert all(torch.equal(found[name], value) for name, value in before.items())
+    stored = load_state(folder)
+    assert stored["losses"] == [1.0] and not stored["moments"]["exp_avg.mask_token"].any()
+    assert torch.equal(safetensors.torch.load_file(folder / EMA)["x"], torch.zeros(3))
+    keeper.close()
+
+
+def test_what_is_being_written_outlives_the_error_that_ends_a_run(tmp_path: Path) -> None:
+    mae = MAE(small())
+    keeper = Keeper(
+        tmp_path, World(1, 0, 0, torch.device("cpu")), mae, torch.optim.AdamW(mae.parameters()), keep=2, sharded=False
+    )  # fmt: skip
+    with pytest.raises(KeyError), closing(keeper):
+        keeper.save(3, {"model": small().to_dict()}, {}, None)
+        raise KeyError
+    assert newest_whole(tmp_path) == tmp_path / "checkpoints/step-00000003"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from usfmae.train.state import fill, live_tensors, whole
 class Keeper:
     """Saves and restores network, optimiser and average of one run.
 
-    Copied processes (and one alone) write everything from rank 0. Sharded ones write their shards in the
-    background; such a checkpoint appears once the last shard is on disk, at the latest before the next one.
+    Tensors are copied, then written in the background while training goes on: everything by rank 0, or of sharded
+    processes by each its shards. A checkpoint appears once its last file is on disk, at the latest before the next one.
     """
 
     def __init__(
@@ -34,36 +35,48 @@ class Keeper:
         self.run, self.world, self.mae, self.optimizer = run, world, mae, optimizer
         self.keep, self.sharded = keep, sharded
         self._pending: tuple[Future[Any], int] | None = None
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
 
     def save(
         self, step: int, config: Mapping[str, Any], state: Mapping[str, Any], ema: Mapping[str, Tensor] | None
     ) -> None:
-        """Write the checkpoint of `step`; all processes call this."""
+        """Begin to write the checkpoint of `step`, as everything is now; all processes call this."""
         self.finish()
         live = live_tensors(self.mae, self.optimizer)
         weights = whole({k.removeprefix("model."): v for k, v in live.items() if k.startswith("model.")})
         average = None if ema is None else whole(ema)
-        small = {"version": 1, "step": step, **state}
+        moments = {} if self.sharded else {k: v for k, v in live.items() if not k.startswith("model.")}
+        small = deepcopy({"version": 1, "step": step, "sharded": self.sharded, **state})
+        shards: Future[Any] | None = None
         if self.world.leads:
             with self._writing(step):
-                folder = begin(self.run, step)
-                save_weights(folder, weights, config)
-                if average is not None:
-                    save_weights(folder, average, config, name=EMA)
-                moments = (
-                    {} if self.sharded else {k: v for k, v in live.items() if not k.startswith("model.")}
-                )
-                write_state(folder, {**small, "sharded": self.sharded, "moments": moments})
+                begin(self.run, step)
         if self.sharded:
             from usfmae.train.sharded import SHARDS, save_shards
 
             self.world.barrier()
-            self._pending = save_shards(begin(self.run, step, fresh=False) / SHARDS, live), step
-        else:
-            if self.world.leads:
-                with self._writing(step):
-                    complete(self.run, step, self.keep)
-            self.world.barrier()
+            shards = save_shards(begin(self.run, step, fresh=False) / SHARDS, live)
+        if self.world.leads:
+            small["moments"] = whole(moments)
+            written = self._writer.submit(
+                self._write, step, deepcopy(dict(config)), weights, average, small, shards
+            )
+            self._pending = written, step
+        elif shards is not None:
+            self._pending = shards, step
+
+    def _write(
+        self, step: int, config: Mapping[str, Any], weights: Mapping[str, Tensor], average: Mapping[str, Tensor] | None,
+        state: Mapping[str, Any], shards: Future[Any] | None,
+    ) -> None:  # fmt: skip
+        folder = begin(self.run, step, fresh=False)
+        save_weights(folder, weights, config)
+        if average is not None:
+            save_weights(folder, average, config, name=EMA)
+        write_state(folder, state)
+        if shards is not None:
+            shards.result()
+        complete(self.run, step, self.keep)
 
     @contextmanager
     def _writing(self, step: int) -> Iterator[None]:
@@ -85,24 +98,26 @@ class Keeper:
             ) from error
 
     def poll(self) -> None:
-        """Finish a save whose shards are all written; never waits."""
+        """Look whether what is being written came to a good end; never waits."""
         if self._pending is not None and self._pending[0].done():
-            self._publish()
+            self._settle()
 
     def finish(self) -> None:
         """Wait for a save in the background; all processes call this."""
         if self._pending is not None:
-            self._publish()
+            self._settle()
         self.world.barrier()
 
-    def _publish(self) -> None:
+    def close(self) -> None:
+        """Let what is being written come to its end, whatever ended the run."""
+        self._writer.shutdown()
+
+    def _settle(self) -> None:
         assert self._pending is not None
         future, step = self._pending
         self._pending = None
         with self._writing(step):
             future.result()
-            if self.world.leads:
-                complete(self.run, step, self.keep)
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint, the same for all processes; None when there is none yet."""

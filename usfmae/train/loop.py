@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def pretrain(
         trainer = Trainer(index, recipe, out, world, reading or Reading())
         if world.leads:  # not before: what cannot begin leaves nothing behind
             claim(out, recipe, data, identity_of(index))
-        with held(out) if world.leads else nullcontext():
+        with held(out) if world.leads else nullcontext(), closing(trainer.keeper):
             world.barrier()
             trainer.resume()
             last = trainer.total_steps if max_steps is None else min(trainer.total_steps, max_steps)

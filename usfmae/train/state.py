@@ -50,4 +50,5 @@ def fill(live: Mapping[str, Tensor], stored: Mapping[str, Tensor], name: str) ->
 
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU, gathered where they were sharded; all processes must call this."""
-    return {k: (v.full_tensor() if isinstance(v, DTensor) else v).detach().cpu() for k, v in tensors.items()}
+    gathered = ((k, v.full_tensor() if isinstance(v, DTensor) else v) for k, v in tensors.items())
+    return {k: v.detach().to("cpu", copy=True) for k, v in gathered}
