@@ -102,6 +102,7 @@ def test_others_read_the_shards(built: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_one_worker_and_three_kills_give_the_same_bytes(built: Path, shared: Path, tmp_path: Path) -> None:
     one = toys.run(command(tmp_path / "one", shared, "--workers", "1"))
     assert one.returncode == 0, one.stderr
