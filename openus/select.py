@@ -14,7 +14,7 @@ from openus.archives import Entry
 from openus.errors import DecodeError, ManifestError, SourceError, did_you_mean
 from openus.glob import Glob, any_matches
 from openus.manifest import Rule, Source
-from openus.tables import Row, TableMissingError, Tables
+from openus.tables import TableMissingError, Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +219,18 @@ class _Annotator:
                     f"{self.source.slug}: not one of {rule.asked} files has a value for {what} by "
                     f"{rule.rule.table or rule.rule.path}; the names or the table differ from the manifest"
                 )
-        return [
+        missing = [
             f"{what}: {rule.missing} of {rule.asked} files have no value"
             for what, rule in self.rules.items()
             if rule.missing
         ]
+        torn = [
+            f"{what}: {rule.rule.table} has rows that disagree on {', '.join(min(rule.torn))}, so none is used"
+            + (f" (and {len(rule.torn) - 1} more like it)" if len(rule.torn) > 1 else "")
+            for what, rule in self.rules.items()
+            if rule.torn
+        ]
+        return missing + torn
 
 
 class _RuleReader:
@@ -233,7 +240,9 @@ class _RuleReader:
         self.slug, self.rule, self.name, self.tables = source.slug, rule, name, tables
         self.pattern = re.compile(rule.path or rule.match or "")
         self.asked = self.missing = 0
-        self._rows: dict[tuple[str, ...], Row] | None = None
+        self.torn: set[tuple[str, ...]] = set()
+        """Keys whose rows in the table disagree on the value."""
+        self._values: dict[tuple[str, ...], str] | None = None
 
     def __call__(self, member: str) -> str:
         self.asked += 1
@@ -261,14 +270,14 @@ class _RuleReader:
             return ""
         if self.rule.path is not None:
             return found["value"] or ""
-        if self._rows is None:
-            self._rows = self._index()
+        if self._values is None:
+            self._values = self._index()
         groups = found.groupdict()
         key = (groups["key"],) if "key" in groups else tuple(groups[f"key{i}"] for i in range(len(groups)))
-        row = self._rows.get(tuple(part.strip() for part in key))
-        return row[str(self.rule.column)] if row is not None else ""
+        return self._values.get(tuple(part.strip() for part in key), "")
 
-    def _index(self) -> dict[tuple[str, ...], Row]:
+    def _index(self) -> dict[tuple[str, ...], str]:
+        """The value of each key; none where several rows of one key disagree, for nothing tells which is meant."""
         rule = self.rule
         assert rule.table is not None and rule.key is not None
         try:
@@ -286,7 +295,12 @@ class _RuleReader:
                     f"{self.slug}: {rule.table} has no column '{column}' for {self.name}"
                     f"{did_you_mean(column, rows[0])} (columns: {', '.join(rows[0])})"
                 )
-        return {tuple(row[column] for column in keys): row for row in rows}
+        values: dict[tuple[str, ...], str] = {}
+        for row in rows:
+            key, value = tuple(row[column] for column in keys), row[str(rule.column)]
+            if values.setdefault(key, value) != value:
+                self.torn.add(key)
+        return values | dict.fromkeys(self.torn, "")
 
 
 class _MaskFinder:

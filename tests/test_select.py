@@ -138,6 +138,15 @@ def test_members_without_a_row_are_counted() -> None:
     assert "label 'kind': 1 of 3 files have no value" in selection.notes
 
 
+def test_rows_that_disagree_give_no_value() -> None:
+    files = FILES | {"top/data.csv": b"id,case,kind\na,7,benign\na,9,benign\nb,8,malignant\nb,8,malignant\n"}
+    selection = chosen(files, patients_public=True)
+    a, b = selection.images
+    assert (a.patient, a.labels["kind"]) == ("", "benign")
+    assert (b.patient, b.labels["kind"]) == ("8", "malignant")
+    assert "patient: data.csv has rows that disagree on a, so none is used" in selection.notes
+
+
 def test_an_archive_of_its_own_folder_names_files_as_the_unpacked_one_does() -> None:
     unpacked = {"a/Images/x_1.png": b"", "b/Images/x_1.png": b"", "b/notes.txt": b""}
     packed = {"a/a/Images/x_1.png": b"", "b/b/Images/x_1.png": b"", "b/b/notes.txt": b""}

@@ -98,6 +98,22 @@ def test_pocus_takes_capital_folders_and_refuses_new_prefixes(tmp_path: Path) ->
         images("pocus", tmp_path)
 
 
+def test_two_clips_of_pocus_with_one_name_have_no_patient(tmp_path: Path) -> None:
+    mini = Mini(tmp_path, "pocus")
+    rows = []
+    for probe, patient, severity in (("convex", "74", ""), ("linear", "77", "1")):
+        mini.clip(f"data/pocus_videos/{probe}/Reg-nephropocus.mp4", 1)
+        rows.append({"Filename": "Reg-nephropocus", "Lung Severity Score": severity, "Patient ID / Name": patient})
+    mini.clip("data/pocus_videos/linear/Reg-minimalmovement.mp4", 1)
+    rows.append({"Filename": "Reg-minimalmovement", "Lung Severity Score": "0", "Patient ID / Name": "76"})
+    mini.table("data/dataset_metadata.csv", rows)
+    found = images("pocus", tmp_path)
+    patients = {name.removeprefix("data/pocus_videos/"): image.patient for name, image in found.items()}
+    assert patients.pop("linear/Reg-minimalmovement.mp4")
+    assert patients == {"convex/Reg-nephropocus.mp4": "", "linear/Reg-nephropocus.mp4": ""}
+    assert {image.labels.get("severity") for image in found.values()} == {None, "0"}
+
+
 def test_the_copy_of_porcine_with_one_part_only(tmp_path: Path) -> None:
     mini = Mini(tmp_path, "porcine")
     for part in ("train", "val", "test"):
