@@ -50,6 +50,19 @@ class Tables:
         """The whole file as text (UTF-8, else Latin-1)."""
         return _decode(self._bytes(self.find(selector)))
 
+    def data(self, selector: str) -> bytes:
+        """The bytes of the file a selector names.
+
+        Raises:
+            SourceError: no such file, or it is far larger than a table.
+        """
+        return self._bytes(self.find(selector))
+
+    def paths(self, selector: str) -> list[str]:
+        """The paths of all files a selector names, sorted; empty where there is none."""
+        glob = Glob(selector)
+        return sorted(path for path in self._paths if glob.matches(path))
+
     def read(
         self,
         selector: str,

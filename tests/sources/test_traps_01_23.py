@@ -107,6 +107,25 @@ def test_patients_of_the_test_part_of_bus_uclm(code: str, split: str, tmp_path: 
     assert (found.patient, found.split) == (code, split)
 
 
+def test_bus_uclm_without_its_table_goes_by_the_colour_of_the_masks(tmp_path: Path) -> None:
+    mini = Mini(tmp_path, "bus-ucml")
+    colours = {"ALWI_000": (0, 0, 0), "ALWI_001": (0, 255, 0), "COPE_000": (255, 0, 0)}
+    for name, colour in colours.items():
+        mini.image(f"BUS-UCLM/images/{name}.png", "RGB")
+        mini.mask(f"BUS-UCLM/masks/{name}.png", colour=colour)
+    mini.image("BUS-UCLM/images/ALWI_002.png", "RGB")  # without a mask nothing is known
+    found = {name: dict(image.labels) for name, image in images("bus-ucml", tmp_path).items()}
+    assert found == {
+        "ALWI_000.png": {"pathology": "normal"},
+        "ALWI_001.png": {"pathology": "benign"},
+        "ALWI_002.png": {},
+        "COPE_000.png": {"pathology": "malignant"},
+    }
+    mini.mask("BUS-UCLM/masks/ALWI_002.png", colour=(0, 0, 255))
+    with pytest.raises(SourceError, match=r"masks/ALWI_002\.png is neither black, green nor red"):
+        images("bus-ucml", tmp_path)
+
+
 @pytest.mark.parametrize("top", ["", "abdominal_US/", "abdominal_US/abdominal_US/"])
 def test_abdomenus_at_any_depth(top: str, tmp_path: Path) -> None:
     mini = Mini(tmp_path, "abdomenus")

@@ -331,6 +331,8 @@ def mmotu_3d(mini: Mini) -> Expectation:
         member = f"OTU_3d/images/{n}.JPG"
         mask = mini.mask(f"OTU_3d/annotations/{n}_binary.PNG")
         never += [mask, mini.mask(f"OTU_3d/annotations/{n}.PNG", "RGB", (0, 64, 0))]
-        samples[member] = Sample(one(mini.image(member, "RGB")), mask=mask)
-    mini.text("OTU_3d/train.txt", "1\n")
+        split = {1: "train", 138: "val"}.get(n, "")
+        samples[member] = Sample(one(mini.image(member, "RGB")), split=split, mask=mask)
+    for folder, part, stems in (("3d", "train", "1\n"), ("3d", "val", "138\n"), ("2d", "train", "138\n170\n")):
+        mini.text(f"OTU_{folder}/{part}.txt", stems)
     return Expectation(samples, tuple(never), archives=(Archive("MMOTU.zip"),))

@@ -210,8 +210,15 @@ def stmus_nda(mini: Mini) -> Expectation:
             labels = {"muscle": name, "condition": condition.lower()}
             samples[member] = Sample(one(mini.image(f"{top}/{member}")), labels, mask=mask)
     copy = f"{top}/Segmentation_models/data/MuscleCNN"
-    mini.image(f"{copy}/train/12.png", like=f"{top}/BB/Healthy/Images/12.png")
-    never.append(mini.mask(f"{copy}/trainannot/12.png"))
+    for stem, part in (("12", "train"), ("20", "train"), ("21", "val"), ("22", "test")):
+        member = f"BB/Healthy/Images/{stem}.png"
+        if stem != "12":  # the others are names of one image
+            mask = mini.mask(f"{top}/BB/Healthy/Masks/{stem}.png")
+            labels = {"muscle": muscles["BB"], "condition": "healthy"}
+            samples[member] = Sample(one(mini.image(f"{top}/{member}")), labels, split=part, mask=mask)
+            never.append(mask)
+        mini.image(f"{copy}/{part}/{stem}.png", like=f"{top}/{member}")
+        never.append(mini.mask(f"{copy}/{part}annot/{stem}.png"))
     # Even a copy with the folder names of the original stays out.
     mini.image(f"{copy}/BB/Healthy/Images/12.png", like=f"{top}/BB/Healthy/Images/12.png")
     mini.text(f"{top}/readme.txt")
