@@ -39,6 +39,18 @@ def test_a_missing_part_of_cardiacudc_is_named(made: Make, tmp_path: Path) -> No
         obtain(manual, cache=tmp_path)
 
 
+def test_masks_of_cardiacudc_have_the_suffix_of_their_images(tmp_path: Path) -> None:
+    mini = Mini(tmp_path, "cardiacudc")
+    for name in ("patient-1-4_image.nii", "patient-2-4_image.nii.gz"):
+        mini.bytes(f"Site_G_20/{name}", b"not read by the selection")
+        mini.bytes(f"Site_G_20/{name.replace('image', 'label')}", b"nor this")
+    masks = {name: image.mask for name, image in images("cardiacudc", tmp_path).items()}
+    assert masks == {
+        "patient-1-4_image.nii": "Site_G_20/patient-1-4_label.nii",
+        "patient-2-4_image.nii.gz": "Site_G_20/patient-2-4_label.nii.gz",
+    }
+
+
 def test_a_clip_of_echocp_without_a_row_has_no_diagnosis(tmp_path: Path) -> None:
     mini = Mini(tmp_path, "echocp")
     for name in ("001_r", "002_v"):
@@ -124,6 +136,16 @@ def test_bus_uclm_without_its_table_goes_by_the_colour_of_the_masks(tmp_path: Pa
     mini.mask("BUS-UCLM/masks/ALWI_002.png", colour=(0, 0, 255))
     with pytest.raises(SourceError, match=r"masks/ALWI_002\.png is neither black, green nor red"):
         images("bus-ucml", tmp_path)
+
+
+def test_a_validation_folder_of_abdomenus_is_a_split(tmp_path: Path) -> None:
+    mini = Mini(tmp_path, "abdomenus")
+    for part in ("train", "val", "validation", "test", "more"):
+        mini.image(f"RUS/images/{part}/{part}.jpg")
+    splits = {name: image.split for name, image in images("abdomenus", tmp_path).items()}
+    assert splits == {
+        "train.jpg": "train", "val.jpg": "val", "validation.jpg": "val", "test.jpg": "test", "more.jpg": "",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("top", ["", "abdominal_US/", "abdominal_US/abdominal_US/"])

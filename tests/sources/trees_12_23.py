@@ -154,9 +154,10 @@ def cardiacudc(mini: Mini) -> Expectation:
         member = f"{folder}/{name}_image.nii.gz"
         frames = mini.frames(member, 4)
         mini.nifti(f"cardiacUDC_dataset/{member}", np.stack(frames)[:, ::-1, ::-1])  # stored upside down
+        site = {"site": folder} if folder.startswith("Site_") else {}
         sample = Sample(
             some(frames),
-            {"site": folder, "name-prefix": name.split("-")[0]},
+            {**site, "name-prefix": name.split("-")[0]},
             f"{folder}/{name.rsplit('-', 1)[0]}",
         )
         if folder != "Site_R_73":
