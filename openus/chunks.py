@@ -326,8 +326,10 @@ class _Maker:
     def _mask_frames(self, path: str) -> Iterator[Frame]:
         """All pictures of a mask file, turned as those it belongs to."""
         turned = self.spec.policy.model_copy(update={"stride": 1, "cap": None, "nonempty": False})
+        classes = self.spec.mask_threshold is None
         with self.spec.tree.open(path) as file:
-            yield from open_media(file, path, policy=turned).frames()
+            sibling = self._sibling(path)
+            yield from open_media(file, path, policy=turned, sibling=sibling, classes=classes).frames()
 
     def put(self, data: bytes) -> int:
         """Write it to the file of the chunk; returns where it begins."""

@@ -213,7 +213,8 @@ def test_nothing_to_pack_is_an_error_that_says_why(tmp_path: Path, manifests: Pa
 
 
 def test_each_slice_has_the_mask_of_its_own(tmp_path: Path) -> None:
-    """Held-out volumes, turned and thinned: picture and mask of a frame are of one slice, and turned alike."""
+    """Held-out volumes, turned and thinned: picture and mask of a frame are of one slice, and turned alike; class 1
+    stays 1, though fractions from 0 to 1 would be stretched in a picture."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "toy.yaml").write_text(
         "schema: 1\nslug: toy\nname: Toy\ntitle: Toy\nanatomy: none\nkind: volume\nimages: ['*_image.nii']\n"
@@ -226,9 +227,9 @@ def test_each_slice_has_the_mask_of_its_own(tmp_path: Path) -> None:
     )
     (tmp_path / "data").mkdir()
     noise = np.random.default_rng(0).integers(50, 250, (40, 48, 6), np.uint8)
-    label = np.zeros((40, 48, 6), np.uint8)
+    label = np.zeros((40, 48, 6), np.float32)
     for z in range(6):
-        label[: 4 + z, :20, z] = 1 + z  # below and right once it is turned
+        label[: 4 + z, :20, z] = 1  # below and right once it is turned
     for name, values in (("image", noise), ("label", label)):
         (tmp_path / "data" / f"v_{name}.nii").write_bytes(nib.Nifti1Image(values, np.eye(4)).to_bytes())
     out = tmp_path / "out"

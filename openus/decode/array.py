@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from openus.decode.frame import Pixels
-from openus.decode.grey import Scale, collapsed, scale_for
+from openus.decode.grey import collapsed, scale_for
 from openus.decode.limits import DecodeLimits, guard, guarded, product, size_of, spooled
 from openus.decode.policy import Clip, Wanted
 from openus.errors import DecodeError
@@ -43,7 +43,6 @@ class ArrayClip(Clip):
         self._rank = len(shape)
         limits.check_pixels(name, columns, rows, dtype.itemsize)
         limits.check_frames(name, self.count)
-        self._scale: Scale | None = None
 
     def read(self, wanted: Wanted) -> Iterator[tuple[int, Pixels]]:
         if self._scale is None:

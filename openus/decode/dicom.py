@@ -74,7 +74,6 @@ class DicomClip(Clip):
         limits.check_pixels(name, columns, rows)
         limits.check_frames(name, count)
         self.count: int = count
-        self._scale: Scale | None = None
         with guard(name):
             self._needs_scale = _is_unwindowed(ds)
         if self._syntax not in MPEG:

@@ -189,7 +189,11 @@ class PillowClip(Clip):
             self._zero_is_white = image.mode in _DEEP and tags.get(_PHOTOMETRIC, 1) == 0
             self._pages = [page for page in range(count) if not self._is_preview(image, page, count)]
         self.count: int = len(self._pages)
-        self._scale: Scale | None = None
+        self._classes = False
+
+    def keep_values(self) -> None:
+        super().keep_values()
+        self._classes = True
 
     @property
     def scale(self) -> Scale:
@@ -227,7 +231,15 @@ class PillowClip(Clip):
                 if page:
                     image.seek(page)
                 self._limits.check_pixels(self._name, *image.size)
-                yield index, _as_array(image)
+                yield index, _class_numbers(image) if self._classes else _as_array(image)
+
+
+def _class_numbers(image: Image.Image) -> NDArray[Any]:
+    """The current page of a mask: the entries of its palette, not their colours, and single bits as 0 and 1."""
+    if image.mode == "P":
+        return np.asarray(ImageOps.exif_transpose(image))
+    values = _as_array(image)
+    return values // 255 if image.mode == "1" else values
 
 
 def _as_array(image: Image.Image) -> NDArray[Any]:

@@ -28,6 +28,7 @@ def open_media(
     limits: DecodeLimits = LIMITS,
     array: str | None = None,
     grey: bool = False,
+    classes: bool = False,
 ) -> Media:
     """Open a file and say what it is; its frames are decoded when `Media.frames()` is iterated.
 
@@ -38,6 +39,7 @@ def open_media(
     limits:  what is refused on sight of the header.
     array:   name of the array to take from HDF5, MAT and NPZ files; by default the largest picture-like one.
     grey:    colours are of no interest: where they can be left undecoded, they are.
+    classes: values are class numbers, and stay as stored: no range is stretched, no palette applied.
 
     Raises `DecodeError` (reasons ``empty-file``, ``not-an-image``, ``truncated``, ``too-large``,
     ``unsupported``, ``corrupt``), here or while frames are read.
@@ -53,9 +55,11 @@ def open_media(
         size, head = size_of(fp), b""
     if kind in image.PILLOW:
         limits.check_memory(name, size)
-        return _open_image(head + fp.read(), kind, name, policy, limits, grey)
+        return _open_image(head + fp.read(), kind, name, policy, limits, grey, classes)
     fp.seek(0)
     clip, what, meta = _clip(fp, kind, name, policy, sibling, limits, array)
+    if classes:
+        clip.keep_values()
     return Media(kind, what, clip.count, partial(selected, clip, policy, limits, name), meta)
 
 
@@ -124,12 +128,15 @@ def decode_image(data: bytes, name: str = "image", limits: DecodeLimits = LIMITS
 
 
 def _open_image(
-    data: bytes, kind: str, name: str, policy: FramePolicy, limits: DecodeLimits, grey: bool
+    data: bytes, kind: str, name: str, policy: FramePolicy, limits: DecodeLimits, grey: bool, classes: bool
 ) -> Media:
-    if kind in ("tiff", "gif", "webp"):
+    if classes or kind in ("tiff", "gif", "webp"):
         clip = image.PillowClip(data, kind, name, limits)
-        if clip.count > 1:
-            return Media(kind, "frame", clip.count, partial(selected, clip, policy, limits, name))
+        if classes:
+            clip.keep_values()
+        if classes or clip.count > 1:
+            what: FrameKind = "frame" if clip.count > 1 else "image"
+            return Media(kind, what, clip.count, partial(selected, clip, policy, limits, name))
 
     def frames() -> Iterator[Frame]:
         pixels, as_stored = image.decode_still(data, kind, name, limits, grey)

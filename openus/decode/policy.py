@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from openus.decode.frame import Frame, Pixels
+from openus.decode.grey import IDENTITY, Scale
 from openus.decode.limits import DecodeLimits
 from openus.manifest import FramePolicy
 
@@ -22,6 +23,11 @@ class Clip(ABC):
     """
 
     count: int | None
+    _scale: Scale | None = None
+
+    def keep_values(self) -> None:
+        """From now on values are class numbers, and become uint8 as they are: 0 to 255, whatever their type."""
+        self._scale = IDENTITY
 
     @abstractmethod
     def read(self, wanted: Wanted) -> Iterator[tuple[int, Pixels]]:

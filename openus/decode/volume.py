@@ -47,7 +47,6 @@ class VolumeClip(Clip):
         self._slices = product(volume.shape[1:]) // (rows * columns)
         self.count: int = volume.shape[0] * self._slices
         limits.check_frames(name, self.count)
-        self._scale: Scale | None = None
 
     @property
     def scale(self) -> Scale:

@@ -346,6 +346,22 @@ def test_decoders_are_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     assert captured.err == "" and captured.out == ""
 
 
+def test_class_numbers_stay_as_stored() -> None:
+    """Of a mask, palettes and single bits give numbers, where a picture would show colours and white."""
+    classes = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
+    indexed = Image.fromarray(classes)
+    indexed.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])  # two classes of equal brightness
+    bits = Image.fromarray(classes > 0)
+    for picture, expected in ((indexed, classes), (bits, classes > 0), (Image.fromarray(classes), classes)):
+        out = io.BytesIO()
+        picture.save(out, "PNG")
+        (found,) = open_media(io.BytesIO(out.getvalue()), "mask.png", classes=True).frames()
+        np.testing.assert_array_equal(found.pixels, expected)
+    turned = FramePolicy(rotate=90)
+    (found,) = open_media(io.BytesIO(out.getvalue()), "mask.png", policy=turned, classes=True).frames()
+    np.testing.assert_array_equal(found.pixels, np.rot90(classes, -1))
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_mangled_pictures_give_pixels_or_a_decode_error(data: st.DataObject) -> None:

@@ -16,7 +16,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (its customary name)
 from numpy.typing import NDArray
 
-from openus.decode import DecodeLimits
+from openus.decode import DecodeLimits, open_media
 from openus.manifest import FramePolicy
 from tests.decode.test_image import colour, frames, media, reason, speckle
 from tests.decode.test_video import MEASURE
@@ -301,6 +301,16 @@ def test_damaged_volumes_do_not_leak_a_foreign_error(
             except Exception as error:
                 assert type(error).__name__ == "DecodeError", f"{kind}: {error!r}"
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["nii.gz", "mha-z", "nrrd"])
+def test_class_numbers_of_any_type_stay_as_stored(kind: str, tmp_path: Path) -> None:
+    values = np.zeros((2, 5, 6), np.float32)
+    values[:, 1:3, 2:4] = 1
+    data = WRITERS[kind](values, tmp_path)
+    found = list(open_media(io.BytesIO(data), "mask", classes=True).frames())
+    np.testing.assert_array_equal([frame.pixels for frame in found], values)
+    assert max(frame.pixels.max() for frame in frames(data)) == 255  # as a picture they are fractions
 
 
 @pytest.mark.parametrize("kind", ["nii.gz", "mha-z"])

@@ -103,7 +103,9 @@ def test_two_clips_of_pocus_with_one_name_have_no_patient(tmp_path: Path) -> Non
     rows = []
     for probe, patient, severity in (("convex", "74", ""), ("linear", "77", "1")):
         mini.clip(f"data/pocus_videos/{probe}/Reg-nephropocus.mp4", 1)
-        rows.append({"Filename": "Reg-nephropocus", "Lung Severity Score": severity, "Patient ID / Name": patient})
+        rows.append(
+            {"Filename": "Reg-nephropocus", "Lung Severity Score": severity, "Patient ID / Name": patient}
+        )
     mini.clip("data/pocus_videos/linear/Reg-minimalmovement.mp4", 1)
     rows.append({"Filename": "Reg-minimalmovement", "Lung Severity Score": "0", "Patient ID / Name": "76"})
     mini.table("data/dataset_metadata.csv", rows)

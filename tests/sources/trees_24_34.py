@@ -333,6 +333,10 @@ def mmotu_3d(mini: Mini) -> Expectation:
         never += [mask, mini.mask(f"OTU_3d/annotations/{n}.PNG", "RGB", (0, 64, 0))]
         split = {1: "train", 138: "val"}.get(n, "")
         samples[member] = Sample(one(mini.image(member, "RGB")), split=split, mask=mask)
-    for folder, part, stems in (("3d", "train", "1\n"), ("3d", "val", "138\n"), ("2d", "train", "138\n170\n")):
+    for folder, part, stems in (
+        ("3d", "train", "1\n"),
+        ("3d", "val", "138\n"),
+        ("2d", "train", "138\n170\n"),
+    ):
         mini.text(f"OTU_{folder}/{part}.txt", stems)
     return Expectation(samples, tuple(never), archives=(Archive("MMOTU.zip"),))
