@@ -40,6 +40,17 @@ def test_mmotu_2d_as_its_copies_lay_it_out(top: str, tmp_path: Path) -> None:
     assert found["images/45.JPG"].mask == f"{top}annotations/45_binary.PNG"
 
 
+@pytest.mark.parametrize(("own", "other"), [("2d", "3d"), ("3d", "2d")])
+def test_the_parts_of_mmotu_never_lend_each_other_masks(own: str, other: str, tmp_path: Path) -> None:
+    mini = Mini(tmp_path, f"mmotu-{own}")
+    for n in (1, 2):
+        mini.image(f"MMOTU/OTU_{own}/images/{n}.JPG", "RGB")
+        mini.mask(f"MMOTU/OTU_{other}/annotations/{n}_binary.PNG")
+    mini.mask(f"MMOTU/OTU_{own}/annotations/2_binary.PNG")
+    masks = {name.rsplit("/", 1)[-1]: image.mask for name, image in images(f"mmotu-{own}", tmp_path).items()}
+    assert masks == {"1.JPG": "", "2.JPG": f"MMOTU/OTU_{own}/annotations/2_binary.PNG"}
+
+
 @pytest.mark.parametrize("top", ["", "usd514_jpeg_roi/", "GIST514-DB/usd514-db/usd514_jpeg_roi/"])
 def test_gist514_from_any_of_its_folders(top: str, tmp_path: Path) -> None:
     mini = Mini(tmp_path, "gist514-db")
@@ -172,6 +183,15 @@ def test_the_copy_of_upbd_in_the_training_repository(tmp_path: Path) -> None:
     found = images("upbd", tmp_path)
     assert {image.patient for image in found.values()} == {"2"}
     assert len(found) == 1
+
+
+def test_the_fetus_dataset_as_jpeg(tmp_path: Path) -> None:
+    mini = Mini(tmp_path, "ultrasound-fetus-dataset")
+    for name in ("1.png", "2.jpg", "3.jpeg", "3_Annotation.png", "4_Annotation.jpg"):
+        mini.image(f"Data/Data/validation/malignant/{name}")
+    found = images("ultrasound-fetus-dataset", tmp_path)
+    assert {name.rsplit("/", 1)[-1] for name in found} == {"1.png", "2.jpg", "3.jpeg"}
+    assert {(image.labels["class"], image.split) for image in found.values()} == {("malignant", "val")}
 
 
 def test_folders_of_the_fetus_dataset_named_like_its_spare_copy(tmp_path: Path) -> None:
