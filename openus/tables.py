@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO
@@ -13,6 +14,7 @@ from openus.glob import Glob
 
 Row = dict[str, str]
 MAX_TABLE_BYTES = 512 << 20
+_WILD = re.compile(r"[*?[{]")
 
 
 class TableMissingError(SourceError):
@@ -29,16 +31,20 @@ class Tables:
         self._slug, self._paths, self._open = slug, paths, opener
         self._cache: dict[tuple[object, ...], list[Row]] = {}
         self._found: dict[str, str] = {}
+        self._named: dict[str, list[str]] = {}
+        for path in paths:
+            self._named.setdefault(path.rsplit("/", 1)[-1], []).append(path)
 
     def find(self, selector: str) -> str:
         """The path of the one file a selector names; where copies lie at several depths, the shallowest."""
         if selector in self._found:
             return self._found[selector]
-        glob = Glob(selector)
-        hits = [path for path in self._paths if glob.matches(path)]
+        glob, name = Glob(selector), selector.rsplit("/", 1)[-1]
+        # Some sources have a table for each of their files: by its name, if it is one, the paths are few.
+        paths = self._paths if _WILD.search(name) else self._named.get(name, [])
+        hits = [path for path in paths if glob.matches(path)]
         if not hits:
-            name = selector.rsplit("/", 1)[-1]
-            near = did_you_mean(name, {path.rsplit("/", 1)[-1] for path in self._paths})
+            near = did_you_mean(name, self._named)
             raise TableMissingError(
                 f"{self._slug}: no file matches '{selector}' among {len(self._paths)} files{near}; "
                 "the download is incomplete or its layout has changed"
