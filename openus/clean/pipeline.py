@@ -101,7 +101,7 @@ def clean_frame(pixels: Pixels, settings: CleanSettings, plan: Plan | None = Non
             fraction = masked / (w * h if plan.inside is None else max(1, cv2.countNonZero(plan.inside)))
             if fraction > settings.max_altered:
                 return Refused("altered", f"{fraction:.1%} of the sector would be masked")
-            grey = fill(grey, hidden, settings.fill)
+            grey = fill(grey, hidden, settings.fill, plan.inside)
     if plan.inside is not None:
         grey = np.asarray(cv2.bitwise_and(grey, plan.inside), np.uint8)
     if is_dark(grey, settings.dark_level, settings.dark_fraction):

@@ -64,6 +64,7 @@ def _with_marks(plan: Plan, evidence: Evidence) -> Plan:
     """Add the static text and calipers inside the sector to a plan."""
     still, mean = (np.ascontiguousarray(_crop(p, plan.sector.box)) for p in (evidence.still, evidence.mean))
     if plan.inside is not None:
+        still, mean = still.copy(), mean.copy()  # of a single picture, they are its own pixels
         # Grey outside: text there is not counted, and the outline of a sector on black misleads the detector.
         outside = plan.inside == 0
         still[outside] = mean[outside] = int(np.median(mean[~outside]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from openus.clean.calipers import find_calipers
 from openus.clean.fill import fill
 from openus.clean.marks import coloured
 from openus.clean.pipeline import clean_frames
+from openus.clean.plan import make_plan
 from openus.clean.quality import quality_flags
 from openus.clean.text import find_text, letters_on_black, may_hold_text, text_mask
 from openus.decode.frame import Frame
-from openus.demo.phantom import PROBES, draw_patient, view
+from openus.demo.phantom import PROBES, ProbeKind, draw_patient, view
 from openus.manifest import CleanSettings, QualityLimits
 from tests.helpers.scanner import Screen, screen
 
@@ -259,6 +262,37 @@ def test_a_traced_outline_is_masked_and_a_tint_is_not() -> None:
     assert isinstance(toned, Cleaned) and toned.flags[0] == "tinted" and toned.fraction == 0
     noisy = np.stack([grey, grey, np.clip(grey.astype(int) + 15, 0, 255)], axis=2).astype(np.uint8)
     assert coloured(noisy) is None and coloured(grey) is None
+
+
+def test_a_picture_is_not_written_to_while_it_is_looked_at() -> None:
+    """A sector cut out to its corners fills the frame, and what lies outside of it is the frame's own."""
+    shown = screen("convex", 3)
+    rows, columns = np.nonzero(shown.sector)
+    tight = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    pixels = np.ascontiguousarray(shown.pixels[tight])
+    pixels.flags.writeable = False
+    before = pixels.copy()
+    plan = make_plan([pixels], FULL, {})
+    assert plan.inside is not None and plan.sector.box[2:] == pixels.shape[::-1] and plan.text_boxes > 0
+    assert np.array_equal(pixels, before)
+
+
+@pytest.mark.parametrize("kind", PROBES)
+def test_masked_pixels_at_the_rim_are_filled_with_tissue(kind: ProbeKind) -> None:
+    shown = screen(kind, 0, text=False, calipers=False)
+    rows, columns = np.nonzero(shown.sector)
+    row = int(np.quantile(rows, 0.6))
+    planted = shown.pixels.copy()
+    left = int(columns[rows == row].min())
+    cv2.putText(planted, "QSE", (left + 2, row), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 255, 2)
+    depth = cv2.distanceTransform(shown.sector.astype(np.uint8), cv2.DIST_L2, 3)
+    rim = (planted != shown.pixels) & shown.sector & (depth < 8)
+    share = cv2.blur(shown.sector.astype(np.float32), (25, 25))
+    tissue = cv2.blur(np.where(shown.sector, shown.bare, 0).astype(np.float32), (25, 25)) / np.maximum(
+        share, 1e-3
+    )
+    _, after = cleaned(replace(shown, pixels=planted))
+    assert rim.sum() > 50 and abs(float((after[rim] - tissue[rim]).mean())) < 12
 
 
 @pytest.mark.parametrize("how", ["local", "inpaint"])
