@@ -21,7 +21,7 @@ from tests.tasks.conftest import Ended
 from usfmae.tasks.benchmark import own_recipes, parse_model
 from usfmae.tasks.classify import ClassificationTask, answers_of
 from usfmae.tasks.compare import Answers, mean_scores, paired
-from usfmae.tasks.metrics import point_estimates
+from usfmae.tasks.metrics import group_weights, point_estimates
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.table import write_tables
 
@@ -76,6 +76,59 @@ def test_order_of_samples_does_not_matter() -> None:
     assert paired([[a]], [[b]], 100) == paired([[a]], [[mixed]], 100)
     with pytest.raises(ValueError, match="same test samples"):
         paired([[a]], [[fold(1, 0.5, subject=3)]], 10)
+
+
+def test_runs_of_a_model_may_list_their_samples_in_any_order() -> None:
+    """The draws of patients are those of the first run: another order would weigh other samples."""
+    a, b = fold(0, 1.5), fold(1, 0.5)
+    mixed = b.ordered([b.key[i] for i in np.random.default_rng(0).permutation(len(b.key))])
+    straight, turned = mean_scores([[a], [b]], 100), mean_scores([[a], [mixed]], 100)
+    assert all(turned[name] == pytest.approx(score) for name, score in straight.items())
+    part = b.take(np.arange(60))
+    for one, two in ((a, part), (part, a)):
+        with pytest.raises(ValueError, match="same test samples"):
+            paired([[one]], [[two]], 10)
+
+
+def test_the_p_value_is_that_of_exchanging_whole_patients() -> None:
+    """Three patients of forty images each, all alike: of the eight ways to exchange them, one leaves the models as
+    they are and one turns them round; only these two differ by as much. Image by image it would be a certainty."""
+    truth, groups = np.arange(120) % 2, np.arange(120) // 40
+    right, wrong = np.eye(2)[truth], np.eye(2)[1 - truth]
+    keys = [str(i) for i in range(120)]
+    good, bad = (answers_of(keys, truth, found, groups, 1) for found in (right, wrong))
+    found = paired([[good]], [[bad]], 2000)["accuracy"]
+    assert (found.value, found.low, found.high) == (1, 1, 1) and found.p == pytest.approx(0.25, abs=0.04)
+    assert paired([[bad]], [[good]], 2000)["accuracy"].p == found.p  # on either side
+    few = paired([[good.take(np.arange(40))]], [[bad.take(np.arange(40))]], 1)["accuracy"].p
+    assert few == 1  # never 0, however few the exchanges
+    assert min(paired([[fold(0, 3.0)]], [[fold(1, 0.0)]], 9)[name].p for name in ("accuracy", "auroc")) == 0.1
+
+
+def test_the_interval_draws_patients_and_each_fold_its_own() -> None:
+    """Against the bootstrap by hand, the 95 in 100 in the middle."""
+    a, b = fold(0, 1.0), fold(1, 0.4)
+    c, d = fold(2, 1.0, subject=1), fold(3, 0.4, subject=1)
+
+    def drawn(one: Answers, number: int) -> np.ndarray:
+        return one.over(group_weights(one.groups, len(one.key), 300, number))["accuracy"]
+
+    edges = np.percentile((drawn(a, 0) + drawn(c, 1)) / 2, (2.5, 97.5))
+    scores = mean_scores([[a, c]], 300)["accuracy"]
+    assert (scores["low"], scores["high"]) == pytest.approx(edges)
+    edges = np.percentile((drawn(a, 0) - drawn(b, 0) + drawn(c, 1) - drawn(d, 1)) / 2, (2.5, 97.5))
+    found = paired([[a, c]], [[b, d]], 300)["accuracy"]
+    assert (found.low, found.high) == pytest.approx(edges)
+
+
+def test_each_fold_is_exchanged_on_its_own() -> None:
+    """Two folds of one patient each, exchanged together, would leave or turn both: half of all draws reach as far."""
+    truth = np.arange(40) % 2
+    runs = [
+        [answers_of([f"{k}-{i}" for i in range(40)], truth, found, np.zeros(40, np.int64), 1) for k in "ab"]
+        for found in (np.eye(2)[truth], np.eye(2)[1 - truth])
+    ]
+    assert paired([runs[0]], [runs[1]], 1000)["accuracy"].p == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_better_model_is_found_and_luck_is_not() -> None:

@@ -14,6 +14,7 @@ from usfmae.tasks.metrics import (
     bootstrap,
     by_group,
     classification,
+    expected_calibration_error,
     group_weights,
     over_weights,
     point_estimates,
@@ -150,7 +151,35 @@ def test_one_class_has_no_auroc() -> None:
     assert result["metrics"]["accuracy"]["value"] == 1.0
 
 
+def test_the_positive_class_is_the_one_that_is_named() -> None:
+    """Three of four of class a, with one of class b above them: another number for each class."""
+    targets = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
+    p = np.array([0.9, 0.8, 0.7, 0.2, 0.5, 0.4, 0.3, 0.1, 0.1, 0.1])
+    both = np.stack([p, 1 - p], 1)
+    name = "sensitivity_at_90_specificity"
+    assert classification(targets, both, ["a", "b"], positive="a")["metrics"][name]["value"] == 0.75
+    assert classification(targets, both, ["a", "b"], positive="b")["metrics"][name]["value"] == 0.5
+    assert classification(targets, both, ["a", "b"])["metrics"][name]["value"] == 0.5
+
+
+def test_the_interval_holds_95_of_100_draws() -> None:
+    targets, probabilities = sample(80, 2, 5)
+    result = classification(targets, probabilities, ["a", "b"], seed=3)["metrics"]
+    for name, values in bootstrap(targets, probabilities, None, 1, seed=3).items():
+        assert (result[name]["low"], result[name]["high"]) == pytest.approx(
+            np.percentile(values, (2.5, 97.5))
+        )
+
+
+def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower_one() -> None:
+    """0.6 is the upper edge of the ninth bin of fifteen (Guo et al. 2017): it must not meet 0.65 in the tenth."""
+    found = np.array([[0.6, 0.4], [0.65, 0.35]])
+    assert expected_calibration_error(np.array([0, 1]), found) == pytest.approx((0.4 + 0.65) / 2)
+
+
 def test_refuses_nan_probabilities() -> None:
+    with pytest.raises(ValueError, match="at least one sample"):
+        classification(np.empty(0, np.int64), np.empty((0, 2)), ["a", "b"])
     with pytest.raises(ValueError, match="finite"):
         classification(np.array([0, 1]), np.array([[np.nan, 0.5], [0.5, 0.5]]), ["a", "b"])
 
@@ -163,6 +192,8 @@ def test_clip_scores_average_frames() -> None:
     )
     assert targets.tolist() == [0, 1] and ids.tolist() == [4, 8]
     assert probabilities == pytest.approx(np.array([[0.6, 0.4], [0.3, 0.7]]))
+    odd, _, _ = by_group(np.array([1, 0, 0]), np.full((3, 2), 0.5), np.array([7, 7, 7]))
+    assert odd.tolist() == [0]  # what most of its frames are
 
 
 def test_summary_over_folds() -> None:

@@ -25,12 +25,20 @@ from tests.tasks.conftest import Ended
 from usfmae.stream.index import open_index
 from usfmae.tasks.data import find_benchmark, load_labelled
 from usfmae.tasks.finetune import finetune
+from usfmae.tasks.metrics import group_weights
 from usfmae.tasks.models import Start, build
 from usfmae.tasks.predict import predict
 from usfmae.tasks.recipe import load_recipe
-from usfmae.tasks.scores import multilabel_scores, regression_scores
+from usfmae.tasks.scores import means_with_intervals, multilabel_scores, regression_scores
 from usfmae.tasks.segment import SegmentationTask
-from usfmae.tasks.segment_metrics import average_precision, match, over_classes, overlap, structures
+from usfmae.tasks.segment_metrics import (
+    Structure,
+    average_precision,
+    match,
+    over_classes,
+    overlap,
+    structures,
+)
 from usfmae.tasks.segmenter import dress
 from usfmae.tasks.square import square, square_mask
 
@@ -153,6 +161,72 @@ def test_average_precision_agrees_with_coco(seed: int) -> None:
         again = [[kind[i] for i in taken] for kind in found]
         whole = average_precision(np.ones((1, len(taken))), np.array(counts)[taken], *again)[0]
         assert row == pytest.approx(whole, nan_ok=True)
+
+
+def square_of(y: int, x: int, height: int, width: int, score: float = 1.0) -> Structure:
+    mask = np.zeros((40, 40), bool)
+    mask[y : y + height, x : x + width] = True
+    return Structure(0, mask, score)
+
+
+def test_structures_are_matched_as_coco_matches_them() -> None:
+    """One truth, found twice: the surer one hits, whatever fits better, and the other is a false alarm."""
+    truth = square_of(0, 0, 10, 10)
+    whole, part = square_of(0, 0, 10, 10, 0.4), square_of(0, 0, 6, 10, 0.9)  # of the truth: all, 60 of 100
+    assert match([truth], [whole, part]) == ([0.9, 0.4], [0b111, 0b1111111000])
+    # An overlap of exactly a threshold counts; the one that overlaps most is taken, not the first in the list.
+    assert match([truth], [square_of(0, 0, 5, 10)])[1] == [0b1]
+    assert match(
+        [square_of(0, 0, 10, 9), truth], [square_of(0, 0, 10, 10, 0.9), square_of(0, 0, 10, 9, 0.8)]
+    )[1] == [2**10 - 1, 2**10 - 1]
+    assert match([truth], [part, whole], most=1) == ([0.9], [0b111])
+    assert match([truth], [square_of(20, 20, 5, 5, 0.5), whole], most=1)[1] == [0]
+
+
+def test_average_precision_by_hand() -> None:
+    """Found of two: right (0.9), wrong (0.8), right (0.7). Precision 1 up to a recall of a half, then two thirds:
+    51 of the 101 points of recall (0, 0.01 … 0.5) have the first."""
+    found = average_precision(np.ones((1, 1)), np.array([2]), [[0.9, 0.8, 0.7]], [[1, 0, 1]])[0]
+    assert found[0] == pytest.approx((51 + 50 * 2 / 3) / 101) and found[1] == 0
+
+
+def test_structures_are_pieces_of_sixteen_pixels_that_touch_at_a_corner_at_least() -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    mask[0:4, 0:4] = mask[4:8, 4:8] = mask[12:16, 0:4] = 1
+    mask[12:15, 8:13] = 1  # fifteen
+    scores = np.full((20, 20), 0.5)
+    scores[12, 0] = 0.9
+    found = structures(0, mask, 1, scores)
+    assert [int(one.mask.sum()) for one in found] == [32, 16]
+    assert [one.score for one in found] == pytest.approx([0.5, 0.525])
+
+
+def test_map_is_over_all_thresholds_and_map_50_is_the_first(corpus: Path) -> None:
+    data = load_labelled(corpus, find_benchmark("bus-bra-lesion"), size=48)
+    task = SegmentationTask(replace(data, classes=("a", "b")), load_recipe("finetune-demo"))
+    truth, decision = np.zeros((40, 40), np.uint8), np.zeros((40, 40), np.uint8)
+    truth[:10, :10], decision[:6, :10] = 1, 1  # an overlap of 0.6: three thresholds of ten
+    maps = np.stack([np.zeros((40, 40)), np.full((40, 40), 0.7), np.full((40, 40), 0.1)])
+    one = task._scores_of(truth, decision, maps)
+    assert one["scores_a"] == pytest.approx([0.7])
+    columns = {name: [value] for name, value in one.items()} | {"key": ["x"], "group": [0]}
+    scores = task.answers(columns).over(np.ones((1, 1)))
+    assert scores["map_50"] == pytest.approx(1) and scores["map"] == pytest.approx(0.3)
+    assert scores["dice"] == pytest.approx(120 / 160) and scores["iou"] == pytest.approx(0.6)
+
+
+def test_intervals_draw_patients() -> None:
+    """Of what each sample got, of values, of labels: four samples of a patient are one; the 95 in 100 in the middle."""
+    rng, groups = np.random.default_rng(0), np.arange(80) // 4
+    each = rng.normal(size=20).repeat(4)
+    drawn = (lambda w: (w @ each) / w.sum(1))(group_weights(groups, 80, 500, 0).astype(float))
+    found = means_with_intervals({"mae": np.r_[each, np.nan]}, np.r_[groups, 0], 500)["mae"]
+    assert found["value"] == pytest.approx(each.mean())
+    found = means_with_intervals({"mae": each}, groups, 500)["mae"]
+    assert (found["low"], found["high"]) == pytest.approx(np.percentile(drawn, (2.5, 97.5)))
+    scores = regression_scores([(np.zeros(80), each, groups)], 500)["mae"]
+    drawn = (lambda w: (w @ np.abs(each)) / w.sum(1))(group_weights(groups, 80, 500, 0).astype(float))
+    assert (scores["low"], scores["high"]) == pytest.approx(np.percentile(drawn, (2.5, 97.5)))
 
 
 def test_regression_scores_agree_with_scikit_learn() -> None:
