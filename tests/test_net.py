@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from openus.errors import SourceError, TransferError
 from openus.hosts.base import RemoteFile
-from openus.net import RetryPolicy, redact
+from openus.net import RetryPolicy, get_bytes, new_session, post_json, redact
 from openus.transfer import Transfer
 from tests.helpers.proxy import certificate
 from tests.helpers.web import Fault, Site, serving
@@ -144,3 +144,23 @@ def test_an_encrypted_address_never_becomes_a_plain_one(
         monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
         with pytest.raises(TransferError, match=r"certificate of the host cannot be verified"):
             Transfer(tmp_path / "other", retry=FAST).fetch(remote(secure, "b.zip"), "set")
+
+
+def test_a_fragment_may_be_a_secret_too() -> None:
+    assert redact("https://h/p?a=b#access_token=hunter2") == "https://h/p?a=b"
+
+
+def test_an_answer_is_no_longer_than_it_may_be(site: Site) -> None:
+    site.put("/list", b"x" * 101)
+    assert len(get_bytes(new_session(), f"{site.url}/list", limit=101)) == 101
+    with pytest.raises(TransferError, match="larger than 100 bytes"):
+        get_bytes(new_session(), f"{site.url}/list", limit=100)
+
+
+def test_a_form_is_sent_to_no_other_address(site: Site) -> None:
+    """It may hold a key, which a redirect would carry on."""
+    site.put("/login", b"", always=Fault(status=307, headers={"Location": "/elsewhere"}))
+    site.api("/elsewhere", {"stolen": True})
+    with pytest.raises(TransferError, match="HTTP 307"):
+        post_json(new_session(), f"{site.url}/login", {"key": "hunter2"})
+    assert [request.path for request in site.requests] == ["/login"]

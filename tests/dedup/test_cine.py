@@ -1,9 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from openus.dedup.cine import spread, thin_clip
+from openus.dedup.stage import thin
 from openus.manifest import CineSettings
 
 
@@ -39,3 +41,16 @@ def test_a_cap_is_kept_and_even(count: int, cap: int) -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="distance"):
         CineSettings(distance=-1)
+
+
+def test_clips_of_one_name_are_thinned_each_in_its_own_source_and_held_out_sets_never() -> None:
+    """Three alike pictures, in clips that three sources call the same; the third is a benchmark's."""
+    rows = [("a", "pretrain"), ("a", "pretrain"), ("b", "pretrain"), ("bench", "bench"), ("bench", "bench")]
+    facts = pd.DataFrame(
+        [
+            {"source": source, "set": part, "clip": "1", "member": f"m{i}", "index": 0, "phash": "0" * 64}
+            for i, (source, part) in enumerate(rows)
+        ]
+    )
+    assert thin(facts, CineSettings(distance=4, window=8)) == {1: "0 bits from a/m0#0"}
+    assert thin(facts, None) == {}

@@ -87,6 +87,11 @@ def test_order_of_preference() -> None:
         assert found.detail[0].endswith(f"s/m{keeper}#0")
 
 
+def test_the_best_of_several_joins_of_two_pictures_is_told() -> None:
+    joins = Joins(np.array([0, 0]), np.array([1, 1]), np.array([0.97, 0.91]))
+    assert decide(candidates({}, {}), joins).detail[1] == "near copy (0.97) of s/m0#0"
+
+
 def test_report_mode_drops_leaks_only() -> None:
     found = decide(candidates({}, {}, {"set": "bench"}, {}), joined((0, 1), (1, 2)), near=False)
     assert found.reason.tolist() == ["", "leak", "", ""]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openus.dedup.search import Plan, choose_plan, collapse, pack, pairs_between, pairs_within
+from openus.dedup.search import Plan, _near_in_runs, choose_plan, collapse, pack, pairs_between, pairs_within
 
 
 def hashes(count: int, seed: int, planted: int = 0) -> np.ndarray:
@@ -94,6 +94,19 @@ def test_threads_and_plans_change_nothing(radius: int) -> None:
     plans = {choose_plan(count, count, radius) for count in (10, 10**4, 10**7)}
     assert len(plans) > 1 or radius == 0
     assert list(zip(*(part.tolist() for part in alone), strict=True)) == brute_force(data, radius)
+
+
+@pytest.mark.parametrize("flips", [0, 2])
+def test_long_runs_are_compared_as_short_ones_are(flips: int) -> None:
+    """Runs of thousands are compared in blocks, shifted, the rest place by place; all that are near come back."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 1 << 12, 5200).astype(np.uint32)
+    end = np.repeat([5000, 5200], [5000, 200])
+    found = {(int(a), int(b)) for hit in _near_in_runs(values, end, flips) for a, b in zip(*hit, strict=True)}
+    near = np.triu(np.bitwise_count(values[:, None] ^ values[None]) <= flips, 1)
+    near[:5000, 5000:] = False
+    expected = set(zip(*(places.tolist() for places in near.nonzero()), strict=True))
+    assert {pair for pair in found if pair[1] < end[pair[0]]} == expected
 
 
 @pytest.mark.parametrize(

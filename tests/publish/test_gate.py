@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from openus.catalogue import Catalogue
-from openus.errors import UsageError
+from openus.errors import OpenUSError, UsageError
+from openus.publish import hub, targets
 from openus.publish.gate import CLASSES, LICENCES, PERMITTED, RECIPE, judge, read_permits
+from openus.publish.plan import _drop_lone_masks, _with_verbatim
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,25 @@ def test_verdicts(licence: str, level: str, stated: str, verbatim: bool, to: str
     assert judge("a", licence, level, stated, verbatim, {"a": "words"}).to == PERMITTED  # type: ignore[arg-type]
 
 
+def test_each_licence_is_of_the_class_that_its_name_says() -> None:
+    """A licence in too free a class would put pictures where their terms do not hold."""
+    free = {"CC0-1.0", "PDDL-1.0", "ODC-By-1.0", "Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause"}
+    for name, (to, _) in LICENCES.items():
+        assert to == ("by" if name in free else name.lower().removeprefix("cc-").rpartition("-")[0]), name
+        assert judge("a", name, "pixels", "pixels", True, {}).to == to
+
+
+def test_only_the_sources_that_are_vouched_for_are_permitted() -> None:
+    assert judge("b", "unknown", "recipe-only", "recipe-only", True, {"a": "words"}).to == RECIPE
+
+
+def test_a_mask_is_never_the_file_as_published() -> None:
+    """It was made from the source's file; only pictures are stored with its bytes."""
+    table = pa.table({"flags": ["", "verbatim", "burned,verbatim", "not-verbatim"]})
+    assert _with_verbatim(table, False)["verbatim"].to_pylist() == [False, True, True, False]
+    assert _with_verbatim(table, True)["verbatim"].to_pylist() == [False] * 4
+
+
 @given(st.text(), st.sampled_from(["pixels", "verbatim-only", "recipe-only"]), st.booleans())
 def test_a_licence_that_is_not_known_never_goes_up(licence: str, level: str, verbatim: bool) -> None:
     if licence not in LICENCES:
@@ -68,3 +91,39 @@ def test_permits(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=words):
             read_permits([pair], ["a", "b"])
+
+
+def test_masks_of_pictures_that_go_up_as_published_stay_at_home() -> None:
+    """They are adapted, so they may not go with the pictures, and a recipe without the pictures cannot make them."""
+    masks = pa.table({"key": ["one", "two"], "source": ["nd", "closed"]})
+    parts = {
+        "by-nc-nd": {"bench": masks.slice(0, 1)},
+        RECIPE: {"bench": masks.slice(1), "bench-mask": masks},
+    }
+    home: dict[tuple[str, str], int] = {}
+    _drop_lone_masks(parts, home)
+    assert parts[RECIPE]["bench-mask"]["key"].to_pylist() == ["two"]
+    assert [(slug, count) for (slug, _), count in home.items()] == [("nd", 1)]
+    alone = {"by-nc-nd": {"bench": masks}, RECIPE: {"bench-mask": masks}}
+    _drop_lone_masks(alone, {})
+    assert set(alone) == {"by-nc-nd"}
+
+
+SECRETS = "token hf_abcdefgh, key sesame-of-aws at https://store/a.tar?X-Amz-Signature=signed&b=1 refused"
+
+
+@pytest.mark.parametrize("sending", ["hub", "store"])
+def test_no_secret_stands_in_an_error_nor_in_what_debug_shows_behind_it(
+    sending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise ValueError(SECRETS)
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "sesame-of-aws")
+    monkeypatch.setattr(targets, "WAIT", 0.0)
+    with pytest.raises(OpenUSError) as raised:
+        hub._patiently(refuse, "me/set") if sending == "hub" else targets._attempt("s3://b", refuse)
+    shown = "".join(traceback.format_exception(raised.value))
+    for text in (str(raised.value), shown):
+        assert "refused" in text
+        assert not any(word in text for word in ("hf_abcdefgh", "sesame-of-aws", "signed"))

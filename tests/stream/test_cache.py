@@ -10,6 +10,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +138,34 @@ def test_what_is_in_use_stays_and_the_longest_unused_goes(corpus: Path, tmp_path
     assert os.pread(held, 100, 0) == (corpus / "pretrain" / first.name).read_bytes()[:100]
     os.close(other)
     os.close(cache.open(second, release=lambda: os.close(held)))
+
+
+def test_a_shard_that_was_read_again_outlives_one_that_was_fetched_later(
+    corpus: Path, tmp_path: Path, serve: Serve
+) -> None:
+    index = open_index(serve(corpus).url)
+    first, second, third = index.shard_info
+    cache = ShardCache(tmp_path / "cache", first.bytes + second.bytes)
+    for age, shard in ((100, first), (50, second)):
+        cache.fetch(shard)
+        then = time.time() - age
+        os.utime(cache.path(shard), (then, then))
+    os.close(cache.open(first))
+    cache.fetch(third)
+    assert cache.path(first).exists() and not cache.path(second).exists() and cache.path(third).exists()
+
+
+def test_room_is_counted_by_one_process_at_a_time(corpus: Path, tmp_path: Path, serve: Serve) -> None:
+    shard = open_index(serve(corpus).url).shard_info[0]
+    cache = ShardCache(tmp_path / "cache")
+    fetching = threading.Thread(target=cache.fetch, args=(shard,))
+    with (cache.folder / ".locks" / "room").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        fetching.start()
+        fetching.join(0.3)
+        assert fetching.is_alive() and not cache.path(shard).exists()
+    fetching.join(30)
+    assert cache.path(shard).exists()
 
 
 def test_a_cache_that_cannot_hold_a_shard_for_each_worker_is_refused(

@@ -15,6 +15,7 @@ from openus.errors import CorpusError, UsageError
 from openus.manifest import Protocol
 from usfmae.tasks.splits import (
     Identity,
+    Split,
     deal,
     group_ids,
     hold_out,
@@ -70,6 +71,40 @@ def test_deal_balances_classes() -> None:
     for stratum in (0, 1):
         counts = np.bincount(piles[strata == stratum], minlength=5)
         assert counts.max() - counts.min() <= 2
+
+
+def test_large_groups_are_dealt_first() -> None:
+    groups = np.array([0, 1, 2, 3, 4, 4, 4, 4])
+    for seed in range(5):
+        piles = deal(groups, np.zeros(8, np.int64), 2, (seed,))
+        assert np.bincount(piles).tolist() == [4, 4]
+
+
+def test_the_training_part_keeps_a_group_of_each_class() -> None:
+    two = np.array([0, 0, 1, 1, 2])
+    chosen = hold_out(two, np.array([0, 0, 0, 0, 1]), 0.99, (0,))
+    assert chosen[:4].sum() == 2 and not chosen[4]
+
+
+def test_equal_pictures_are_of_one_group_whatever_else_is_said_of_them() -> None:
+    who = identity(["1", "2", "3"], cluster=["a", "b", "c"], pixels=["x", "y", "x"])
+    assert group_ids(who).tolist() == [0, 1, 0]
+
+
+def test_what_test_shares_with_the_validation_part_leaks_too() -> None:
+    who = identity(["1", "2", "2"])
+    split = Split("fold1", np.array([0]), np.array([1]), np.array([2]))
+    (found,) = leaks(split, who)
+    assert (found.kind, found.part, found.test.tolist()) == ("patient", "val", [2])
+
+
+def test_the_folds_of_patients_are_the_same_for_every_seed() -> None:
+    """So that runs of several seeds are of the same test parts; only the validation part moves."""
+    groups = np.arange(60)
+    protocol = Protocol(kind="patient-kfold", folds=3)
+    first, second = (make_splits(protocol, [""] * 60, groups, groups % 2, seed=seed) for seed in (0, 1))
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a.test, b.test) and not np.array_equal(a.val, b.val)
 
 
 def test_groups_join_patients_clips_and_duplicates() -> None:
@@ -151,6 +186,9 @@ def test_bad_splits_say_what_is_wrong() -> None:
         make_splits(KFOLD, ["train"] * 10, groups, groups % 2)
     with pytest.raises(CorpusError, match="fold2: the test part is empty"):
         make_splits(KFOLD, ["fold1"] * 5 + ["fold3"] * 5, groups, groups % 2)
+    alone = Protocol(kind="split", train=("train",), test=("test",))
+    with pytest.raises(CorpusError, match="official: the val part is empty"):
+        make_splits(alone, ["train", "test"], np.arange(2), np.zeros(2, np.int64))
     with pytest.raises(CorpusError, match="'dev' is not one of train, test"):
         make_splits(
             Protocol(kind="split", train=("train",), test=("test",)), ["dev"] * 10, groups, groups % 2
@@ -166,7 +204,7 @@ def test_label_fractions_are_nested_and_hold_every_class() -> None:
         part = subsample(rows, groups, strata, fraction, (3,))
         assert previous <= set(part.tolist())
         assert set(strata[part]) == {0, 1}
-        assert len(part) >= fraction * 300 - 3
+        assert fraction * 300 - 3 <= len(part) <= fraction * 300 + 6
         previous = set(part.tolist())
     assert len(previous) == 300
 
