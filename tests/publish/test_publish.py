@@ -6,15 +6,21 @@ import hashlib
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlcroissant
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import timm.data.readers.reader_wds as timm_reader
 import yaml
 
-from openus.publish.stage import FOLDER
+from openus.errors import CorpusError
+from openus.publish.plan import make_plan
+from openus.publish.stage import FOLDER, _check_gate
+from openus.shards.writer import ShardInfo
 from tests.helpers.licensed import SOURCES
 from tests.publish.conftest import Licensed, Run
 
@@ -220,6 +226,37 @@ def test_a_shard_touched_since_is_noticed(corpus: Licensed, run: Run, tmp_path: 
     done = run("publish", corpus.root, "--to", tmp_path / "out")
     assert done.code == 1 and "is not the one its row" in done.err and not (tmp_path / "out").exists()
     assert run("verify", corpus.root).code == 1
+
+
+def test_the_salt_of_the_pseudonyms_stays_at_home(corpus: Licensed, run: Run, tmp_path: Path) -> None:
+    """With it, whoever knows a patient's number could find the patient in the published rows."""
+    path = corpus.root / "corpus.json"
+    facts = json.loads(path.read_text())
+    facts["corpus"]["salt"] = "pepper-of-the-house"
+    path.write_text(json.dumps(facts))
+    done = run("publish", corpus.root, "--to", tmp_path / "out", "--class", "by", "--class", "recipe")
+    assert done.code == 0, done.err
+    sent = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert len(sent) > 10 and not any(b"pepper-of-the-house" in file.read_bytes() for file in sent)
+    recipe = json.loads((tmp_path / "out" / "licensed-recipe" / "recipe.json").read_text())
+    assert recipe["salted"] and recipe["corpus"]["salt"] == ""
+
+
+def test_the_last_look_finds_a_sample_that_got_past_the_gate(made: Licensed, tmp_path: Path) -> None:
+    """A repository of pictures under attribution that is told to be of another class, and one with other rows."""
+    plan = make_plan(made.root)
+    (free,) = (repository for repository in plan.repositories if repository.to == "by")
+    rows = {"pretrain": free.rows["pretrain"]}
+    entries = {shard["file"]: shard for shard in plan.summary["sets"]["pretrain"]["shards"]}
+    shards = {"pretrain": [ShardInfo(**entry) for entry in entries.values()]}
+    kept = pa.concat_tables(
+        [pq.read_table(made.root / "manifest" / entry["manifest"]) for entry in entries.values()]
+    )
+    everything = replace(free, rows={"pretrain": kept})  # the corpus's own shards hold what must not go up
+    with pytest.raises(CorpusError, match=r"must not go to licensed-by"):
+        _check_gate(plan, everything, made.root, shards)
+    with pytest.raises(CorpusError, match="is not the one its row describes"):
+        _check_gate(plan, replace(free, rows=rows), made.root, shards)
 
 
 def test_a_permission_is_written_into_the_card(corpus: Licensed, run: Run, tmp_path: Path) -> None:

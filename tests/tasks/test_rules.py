@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openus.errors import UsageError
 from usfmae.tasks import probe
 from usfmae.tasks.augment import draw
 from usfmae.tasks.calibrate import Calibration, fit_calibration
@@ -29,10 +31,10 @@ from usfmae.tasks.multilabel import MultilabelObjective
 from usfmae.tasks.optim import Average, make_optimizer, rate, set_rate
 from usfmae.tasks.probes import attentive, knn, linear
 from usfmae.tasks.recipe import FinetuneRecipe
-from usfmae.tasks.segment import SegmentationObjective
+from usfmae.tasks.segment import SegmentationObjective, SegmentationTask
 from usfmae.tasks.splits import Split
 from usfmae.tasks.task import Run
-from usfmae.tasks.training import Samples, _better, _step, fit, predict_batches
+from usfmae.tasks.training import Fit, Samples, _better, _load_state, _save_state, _step, fit, predict_batches
 
 PLAIN = FinetuneRecipe(precision="fp32", resamples=20)
 
@@ -218,6 +220,39 @@ def test_mixup_shares_the_loss_as_it_shares_the_images() -> None:
         assert loss == pytest.approx(expected.mean().item(), rel=1e-4)
 
 
+def test_each_epoch_has_an_order_of_its_own_that_the_seed_decides(tmp_path: Path) -> None:
+    class Order(Climb):
+        def __init__(self) -> None:
+            super().__init__(0.0)
+            self.orders: list[tuple[float, ...]] = []
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            self.orders.append(tuple(targets.tolist()))
+            return outputs.mean()
+
+    samples = Samples(torch.zeros(16, 1, 4, 4, dtype=torch.uint8), torch.arange(16.0))
+    recipe = replace(PLAIN, epochs=3, batch_size=16, layer_decay=1.0)
+
+    def orders(seed: int) -> list[tuple[float, ...]]:
+        network, objective = Network(Offset(), {"family": "encoder"}, [0.0], [1.0]), Order()
+        fit(network, samples, samples, objective, recipe, seed=seed, folder=tmp_path, fingerprint="x")
+        return objective.orders
+
+    first = orders(0)
+    assert len(set(first)) == 3 and all(sorted(order) == list(range(16)) for order in first)
+    assert orders(0) == first and not set(orders(1)) & set(first)
+
+
+def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    network = Network(Offset(), {"family": "encoder"}, [0.0], [1.0])
+    optimizer, path = make_optimizer(network.body, replace(PLAIN, layer_decay=1.0)), tmp_path / "state.pt"
+    _save_state(path, "one", network, optimizer, None, Fit(epoch=3))
+    found = _load_state(path, "one", network, optimizer, None, torch.device("cpu"))
+    assert found is not None and found.epoch == 3
+    with pytest.raises(UsageError, match="an interrupted run of other settings, data or code"):
+        _load_state(path, "two", network, optimizer, None, torch.device("cpu"))
+
+
 @pytest.mark.parametrize(("norm", "moved"), [(0.5, 0.5), (None, 1000.0)])
 def test_a_step_is_no_longer_than_its_clip(norm: float | None, moved: float) -> None:
     body = Offset()
@@ -349,6 +384,61 @@ def test_the_choice_of_a_probe_is_the_one_with_the_lowest_validation_loss(
     found, choice = head(features[train], noisy[train], features[val], truth[val], features[val], 2)
     loss = -np.log(found[np.arange(80), truth[val]]).mean()
     assert loss < 0.69 and choice.get("k", 5) > 1 and choice.get("C", 0) < 0.1
+
+
+def test_what_a_probe_says_of_an_image_does_not_depend_on_the_other_test_images() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 60)
+    features = (rng.normal(size=(60, 4)) + y[:, None]).astype(np.float32)
+    train, val, test = slice(0, 30), slice(30, 45), slice(45, 60)
+    for head in (knn, linear):
+        whole, alone = (
+            head(features[train], y[train], features[val], y[val], part, 2)[0]
+            for part in (features[test], features[test][:1])
+        )
+        assert whole[:1] == pytest.approx(alone)
+
+
+def test_a_share_of_the_labels_is_of_whole_patients(
+    labelled: LabelledSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the images of every patient would know all patients: no curve of fewer labels."""
+    taken: list[np.ndarray] = []
+
+    def see(x: np.ndarray, *rest: Any) -> tuple[np.ndarray, dict]:
+        taken.append(x[:, 0].astype(int))
+        return np.full((len(rest[3]), 2), 0.5), {}
+
+    monkeypatch.setattr(probe, "knn", see)
+    rows = np.arange(len(labelled))
+    frozen = probe.Frozen(labelled, rows[:, None].astype(np.float32), None)
+    probe.run_head(frozen, "knn", 0.5, 0, Split("fold1", rows[:80], rows[80:100], rows[100:]), 10)
+    groups = labelled.groups()
+    out = set(range(80)) - set(taken[0].tolist())
+    assert 20 < len(out) < 60 and set(groups[taken[0]].tolist()).isdisjoint(groups[list(out)].tolist())
+
+
+def test_masks_without_leaks_leave_out_the_samples_that_leak(corpus: Path) -> None:
+    """The last test image is of a patient of the training part; its mask alone is found."""
+    data = load_labelled(corpus, find_benchmark("bus-bra-lesion"), size=16)
+    n = len(data)
+    patients = tuple("known" if i in (0, n - 1) else f"p{i}" for i in range(n))
+    nothing = ("",) * n
+    identity = replace(data.identity, patient=patients, clip=nothing, cluster=nothing, pixels=nothing)
+    targets = data.targets.copy()
+    targets[:, 4:9, 4:9] = 1
+    task = SegmentationTask(replace(data, identity=identity, targets=targets), PLAIN)
+    split = Split("fold1", np.arange(n - 6), np.arange(n - 6, n - 3), np.arange(n - 3, n))
+    rows = {"val": split.val, "test": split.test}
+
+    def run(part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        truth = torch.from_numpy(targets[rows[part]])
+        said = torch.where((torch.from_numpy(rows[part]) == n - 1)[:, None, None], truth, 0)
+        yield 50 * F.one_hot(said.long(), 2).movedim(-1, 1).float(), truth
+
+    result = task.evaluate(run, split).result
+    assert result["metrics"]["dice"]["value"] == pytest.approx(1 / 3)
+    assert result["without_leaks"]["n"] == 2 and result["without_leaks"]["metrics"]["dice"]["value"] == 0
 
 
 def test_the_attentive_head_keeps_its_best_epoch() -> None:

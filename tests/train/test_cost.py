@@ -21,6 +21,7 @@ from usfmae.model.mae import MAE, MAEConfig
 from usfmae.stream.index import open_index
 from usfmae.stream.mixture import make_plan
 from usfmae.stream.plan import Share
+from usfmae.train import planning
 from usfmae.train.cost import cost_of, parameters
 from usfmae.train.distributed import World
 from usfmae.train.fit import largest_that_fits
@@ -118,6 +119,30 @@ def test_plan_counts_the_shards_that_each_of_many_processes_reads(tmp_path: Path
         assert planned.shards_read_per_rank == len(set(index.shard_of[rows])) == 32 // ranks
     three = load_recipe("demo", [*TINY, "training.batch_size=9"])
     assert make_plan_of(index, three, World(3, 0, 0, torch.device("cpu"))).shards_read_per_rank == 32
+
+
+def test_plan_counts_copies_of_the_weights_and_the_pace_of_all_processes(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "images_per_second", lambda *_: 10.0)
+    index = open_index(corpus)
+
+    def planned(*changes: str, ranks: int = 1) -> planning.Planned:
+        world = World(ranks, 0, 0, torch.device("cpu"))
+        return make_plan_of(index, load_recipe("demo", [*TINY, *changes]), world)
+
+    one = planned("training.precision=fp32", "training.ema=0", "training.checkpointing=false")
+    weights = 4 * (one.encoder_parameters + one.decoder_parameters)
+    assert one.state_bytes == 4 * weights  # weights, gradients, two moments
+    assert planned("training.ema=0.99").state_bytes == 5 * weights
+    narrow = planned("training.precision=bf16", "training.checkpointing=false")
+    assert narrow.activation_bytes_per_image < one.activation_bytes_per_image
+    saving = planned("training.precision=fp32", "training.checkpointing=true")
+    assert saving.activation_bytes_per_image < one.activation_bytes_per_image
+    two = planned(ranks=2)
+    assert (one.images_per_second, two.images_per_second) == (10, 20)
+    assert one.images == two.images == one.total_steps * one.batch_size
+    assert one.seconds == pytest.approx(one.images / 10) and two.seconds == pytest.approx(one.seconds / 2)
 
 
 def _tiny() -> MAE:
