@@ -1,14 +1,15 @@
 """HTTP as this package speaks it: a named client, careful redirects, errors that say what to do, back-off.
 
 Requests are made one hop at a time, because a redirect decides who sees the credentials: headers of the
-caller travel on to the same host only, an encrypted address never becomes a plain one, and only http and
-https are followed.
+caller travel on to the same host only, an encrypted address never becomes a plain one, no other host leads to
+this machine itself, and only http and https are followed.
 """
 
 from __future__ import annotations
 
 import email.utils
 import hashlib
+import ipaddress
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -31,16 +32,8 @@ TRANSIENT = frozenset({202, 204, 408, 425, 429, 500, 502, 503, 504, 520, 522, 52
 # Failures of urllib3 surface unwrapped while a body is read, those of requests before.
 NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 SECRET_PARTS = (
-    "token",
-    "signature",
-    "credential",
-    "secret",
-    "password",
-    "api_key",
-    "apikey",
-    "x-amz-",
-    "x-goog-",
-)
+    "token", "signature", "credential", "secret", "password", "api_key", "apikey", "x-amz-", "x-goog-",
+)  # fmt: skip
 SECRET_NAMES = frozenset(
     {"sig", "auth", "key", "policy", "expires", "key-pair-id", "awsaccesskeyid", "googleaccessid"}
 )
@@ -255,6 +248,21 @@ def _check_scheme(here: str, there: str) -> None:
             f"{redact(here)}: redirects from https to plain http ({redact(there)}), which is not followed; "
             "fetch the file by hand if you trust it"
         )
+    if _is_own(there) and not _is_own(here):
+        raise TransferError(
+            f"{redact(here)}: redirects to this machine itself ({redact(there)}): not followed"
+        )
+
+
+def _is_own(url: str) -> bool:
+    """Whether an address names this machine, or the link it hangs on, where clouds keep credentials."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    inner = getattr(address, "ipv4_mapped", None) or address
+    return bool(inner.is_loopback or inner.is_link_local or inner.is_unspecified)
 
 
 def _same_site(here: SplitResult, there: SplitResult) -> bool:

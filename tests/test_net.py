@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import random
 import shutil
@@ -11,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openus import net
 from openus.errors import SourceError, TransferError
 from openus.hosts.base import RemoteFile
 from openus.net import RetryPolicy, get_bytes, new_session, post_json, redact
@@ -164,3 +167,27 @@ def test_a_form_is_sent_to_no_other_address(site: Site) -> None:
     with pytest.raises(TransferError, match="HTTP 307"):
         post_json(new_session(), f"{site.url}/login", {"key": "hunter2"})
     assert [request.path for request in site.requests] == ["/login"]
+
+
+@pytest.mark.parametrize(
+    "own",
+    ["127.0.0.1", "127.8.8.8:8080", "localhost", "a.localhost.", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]",
+     "0.0.0.0", "[fe80::1]"],
+)  # fmt: skip
+def test_no_other_host_leads_to_this_machine(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor to the address where clouds keep credentials. What a manifest itself names may be anywhere."""
+    asked = []
+
+    def answer(session: object, url: str, *_: object) -> requests.Response:
+        asked.append(url)
+        response = requests.Response()
+        response.raw = io.BytesIO()
+        response.status_code, response.headers["Location"] = 302, f"http://{own}/latest/meta-data"
+        return response
+
+    monkeypatch.setattr(net, "_get", answer)
+    with pytest.raises(TransferError, match="redirects to this machine itself"):
+        net.open_url(new_session(), "http://data.example.org/a.zip")
+    assert asked == ["http://data.example.org/a.zip"]
+    with pytest.raises(TransferError, match="more than 10 redirects"):
+        net.open_url(new_session(), f"http://{own}/a.zip")

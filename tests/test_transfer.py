@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -149,6 +151,59 @@ def test_a_host_that_gives_a_range_in_pieces(site: Site, transfer: Transfer) -> 
     site.put("/a.zip", DATA, faults=[Fault(drop=100_000)], always=Fault(piece=150_000))
     assert transfer.fetch(remote(site), "set").read_bytes() == DATA
     assert [request.status for request in site.requests] == [200, 206, 206, 206, 206]
+
+
+@pytest.mark.parametrize("told", ["bytes 0-299999/300000", "bytes 150000-299999/300000", ""])
+def test_a_range_that_begins_elsewhere_is_not_joined(site: Site, transfer: Transfer, told: str) -> None:
+    """No checksum is published: only the answer says that the piece does not go on where the part ends."""
+    data = DATA[:300_000]
+    served = site.put("/a.zip", data, faults=[Fault(drop=200_000)])
+    start = int(told[6:].partition("-")[0]) if told else 200_000
+    headers = {"ETag": str(served.etag)} | ({"Content-Range": told} if told else {})
+    served.faults.append(Fault(status=206, headers=headers, body=data[start:]))
+    assert transfer.fetch(remote(site), "set").read_bytes() == data
+    assert [request.status for request in site.requests] == [200, 206, 200]
+
+
+def test_a_part_that_is_longer_than_the_file_is_begun_anew(site: Site, transfer: Transfer) -> None:
+    part = part_of(transfer)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(DATA + b"more")
+    note = {"url": f"{site.url}/a.zip", "etag": '"one"', "modified": None, "size": None}
+    part.with_name("a.zip.part.json").write_text(json.dumps(note))
+    site.put("/a.zip", DATA)
+    assert transfer.fetch(remote(site), "set").read_bytes() == DATA
+    assert [request.status for request in site.requests] == [416, 200]
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "statuses"),
+    [("b.zip", len(DATA), [200]), ("a.zip", len(DATA) + 1, [206, 200])],
+)
+def test_a_part_of_another_address_or_length_is_not_gone_on_with(
+    site: Site, transfer: Transfer, path: str, size: int, statuses: list[int]
+) -> None:
+    """Both files have one date, and the host no other validator."""
+    date = "Mon, 23 Nov 2026 10:00:00 GMT"
+    part = part_of(transfer)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bytes(1000))
+    note = {"url": f"{site.url}/{path}", "etag": None, "modified": date, "size": size}
+    part.with_name("a.zip.part.json").write_text(json.dumps(note))
+    site.put("/a.zip", DATA, etag=None, modified=date)
+    assert transfer.fetch(remote(site), "set").read_bytes() == DATA
+    assert [request.status for request in site.requests] == statuses
+
+
+def test_room_is_wanted_for_what_is_still_to_come(
+    transfer: Transfer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=200))
+    file = RemoteFile("a.zip", "https://example.org/a.zip")
+    transfer._check_room(file, 1000, 800)
+    transfer._check_room(file, None, 0)
+    with pytest.raises(TransferError, match="201 more bytes are needed"):
+        transfer._check_room(file, 1000, 799)
 
 
 def test_pieces_of_two_files_without_any_identity_are_caught_by_the_checksum(
