@@ -13,6 +13,8 @@ import pytest
 from openus.dedup.near import Chunk, Place, near_copies, print_chunk
 from openus.depot import Depot
 from openus.engine.local import LocalEngine
+from openus.shards.parquet import read_parquet
+from openus.shards.writer import write_parquet
 from tests.helpers.pictures import scan
 
 HERE = LocalEngine(0, Depot(Path()))
@@ -90,11 +92,11 @@ def test_adding_chunks_one_by_one_finds_the_same(
         grown = near_copies([chunks[i] for i in order[:count]], store, HERE, silent)
     assert grown.equals(whole)
     assert store.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
-    without = near_copies([chunks[0], chunks[2], chunks[3]], store, HERE, silent)
-    assert {key.split("_")[0] for row in without.to_pylist() for key in (row["a"], row["b"])} == {
-        "clip",
-        "again",
-    }
+    store_of_all = store.read_bytes()
+    for left in (0, 1):  # one of the two whose pictures are joined is gone
+        store.write_bytes(store_of_all)
+        without = near_copies([chunks[left], chunks[2], chunks[3]], store, HERE, silent).to_pylist()
+        assert {key.split("_")[0] for row in without for key in (row["a"], row["b"])} == {"clip", "again"}
 
 
 def test_only_what_is_new_is_looked_at(tmp_path: Path, chunks: list[Chunk]) -> None:
@@ -111,6 +113,27 @@ def test_only_what_is_new_is_looked_at(tmp_path: Path, chunks: list[Chunk]) -> N
     near_copies(chunks, tmp_path / "other.parquet", HERE, count)
     assert looked[1] == 0
     assert looked[0] > 0 and looked[2] > 0 and looked[0] + looked[2] == looked[3]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_crop_is_found_whether_it_comes_before_its_picture_or_after(tmp_path: Path, first: int) -> None:
+    """Only a window of the picture is like the crop, which has no window that is like the picture."""
+    picture = scan(9)
+    high, wide = picture.shape
+    crop = picture[high // 20 : high - high // 20, wide // 20 : wide - wide // 20]
+    both = [chunk(tmp_path, "whole", [picture]), chunk(tmp_path, "crop", [crop])]
+    near_copies([both[first]], tmp_path / "pairs.parquet", HERE, silent)
+    (found,) = near_copies(both, tmp_path / "pairs.parquet", HERE, silent).to_pylist()
+    assert (found["a"], found["b"]) == ("crop_0", "whole_0")
+
+
+def test_what_other_code_found_is_not_believed(tmp_path: Path, chunks: list[Chunk]) -> None:
+    store = tmp_path / "pairs.parquet"
+    whole = near_copies(chunks[:2], store, HERE, silent)
+    kept = read_parquet(store)
+    notes = {**(kept.schema.metadata or {}), b"code": b"older"}
+    write_parquet(store, kept.slice(1).replace_schema_metadata(notes))
+    assert near_copies(chunks[:2], store, HERE, silent).equals(whole)
 
 
 def test_a_damaged_store_is_made_anew(tmp_path: Path, chunks: list[Chunk]) -> None:

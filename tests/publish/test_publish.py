@@ -18,6 +18,8 @@ import timm.data.readers.reader_wds as timm_reader
 import yaml
 
 from openus.errors import CorpusError
+from openus.publish import gate
+from openus.publish import plan as plan_of
 from openus.publish.plan import make_plan
 from openus.publish.stage import FOLDER, _check_gate
 from openus.shards.writer import ShardInfo
@@ -240,6 +242,24 @@ def test_the_salt_of_the_pseudonyms_stays_at_home(corpus: Licensed, run: Run, tm
     assert len(sent) > 10 and not any(b"pepper-of-the-house" in file.read_bytes() for file in sent)
     recipe = json.loads((tmp_path / "out" / "licensed-recipe" / "recipe.json").read_text())
     assert recipe["salted"] and recipe["corpus"]["salt"] == ""
+
+
+def test_masks_alone_are_in_no_recipe(made: Licensed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the benchmark's pictures stored as published, and its terms allowed no more than that."""
+
+    def strict(slug: str, licence: str, level: str, *rest: Any) -> gate.Verdict:
+        return gate.judge(slug, licence, "verbatim-only" if slug == "bench-set" else level, *rest)
+
+    def verbatim(table: pa.Table, masks: bool) -> pa.Table:
+        return table.append_column("verbatim", pa.array([not masks] * len(table)))
+
+    monkeypatch.setattr(plan_of, "judge", strict)
+    monkeypatch.setattr(plan_of, "_with_verbatim", verbatim)
+    plan = plan_of.make_plan(made.root)
+    homes = {name: repository.to for repository in plan.repositories for name in repository.rows}
+    assert not any(name.endswith("-mask") for name in homes) and "by" in homes.values()
+    reasons = [entry["reason"] for entry in plan.home if entry["source"] == "bench-set"]
+    assert reasons == ["masks of pictures that go up as published: masks are adapted"]
 
 
 def test_the_last_look_finds_a_sample_that_got_past_the_gate(made: Licensed, tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ def test_mirror_images_are_calibrated_together() -> None:
     logits, y = honest(3000, 3)
     pair = torch.stack([logits + 0.3, logits - 0.3])
     assert fit_calibration(pair, y, "vector").temperature == pytest.approx(1, abs=0.15)
+    aside = torch.tensor([0.0, 2.0], dtype=torch.float64)  # pushed apart, they are right together
+    apart = fit_calibration(torch.stack([logits + aside, logits - aside]), y, "vector").offset
+    assert abs(apart[1] - apart[0]) < 1  # about -2 by the first alone
 
 
 def test_small_and_one_sided_parts_do_not_run_away() -> None:

@@ -176,9 +176,8 @@ def test_structures_are_matched_as_coco_matches_them() -> None:
     assert match([truth], [whole, part]) == ([0.9, 0.4], [0b111, 0b1111111000])
     # An overlap of exactly a threshold counts; the one that overlaps most is taken, not the first in the list.
     assert match([truth], [square_of(0, 0, 5, 10)])[1] == [0b1]
-    assert match(
-        [square_of(0, 0, 10, 9), truth], [square_of(0, 0, 10, 10, 0.9), square_of(0, 0, 10, 9, 0.8)]
-    )[1] == [2**10 - 1, 2**10 - 1]
+    narrow, half = square_of(0, 0, 10, 9), square_of(0, 0, 10, 5, 0.8)
+    assert match([narrow, truth], [square_of(0, 0, 10, 10, 0.9), half])[1] == [0b1111111111, 0b11]
     assert match([truth], [part, whole], most=1) == ([0.9], [0b111])
     assert match([truth], [square_of(20, 20, 5, 5, 0.5), whole], most=1)[1] == [0]
 
