@@ -56,14 +56,20 @@ def reconstruction(demo: Path, count: int = 3) -> Image.Image:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "reconstruction.png"
         chosen = [part for key in keys for part in ("--key", key)]
-        subprocess.run(["usfmae", "reconstruct", demo / "run", *chosen, "--out", out], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "usfmae.cli", "reconstruct", demo / "run", *chosen, "--out", out],
+            check=True,
+        )
         return Image.open(out).convert("RGB")
 
 
 def simulated_corpus(out: Path) -> Path:
     """The simulated sources of the demo, cleaned to their sectors; an existing corpus is used again."""
     sources = ["--source", "simulated-phantoms", "--source", "simulated-lesions"]
-    subprocess.run(["openus", "build", out, "--demo", *sources, "--clean", "sector"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "openus.cli", "build", out, "--demo", *sources, "--clean", "sector"],
+        check=True,
+    )
     return out
 
 
