@@ -119,12 +119,20 @@ def test_only_what_is_new_is_looked_at(tmp_path: Path, chunks: list[Chunk]) -> N
 def test_a_crop_is_found_whether_it_comes_before_its_picture_or_after(tmp_path: Path, first: int) -> None:
     """Only a window of the picture is like the crop, which has no window that is like the picture."""
     picture = scan(9)
-    high, wide = picture.shape
-    crop = picture[high // 20 : high - high // 20, wide // 20 : wide - wide // 20]
+    top, left = (int(side * 0.08) for side in picture.shape)
+    crop = picture[top:-top, left:-left]
     both = [chunk(tmp_path, "whole", [picture]), chunk(tmp_path, "crop", [crop])]
     near_copies([both[first]], tmp_path / "pairs.parquet", HERE, silent)
     (found,) = near_copies(both, tmp_path / "pairs.parquet", HERE, silent).to_pylist()
     assert (found["a"], found["b"]) == ("crop_0", "whole_0")
+
+
+def test_frames_of_one_clip_are_no_copies_wherever_they_lie(tmp_path: Path) -> None:
+    frames = moving(50, 8)
+    alike = [cv2.GaussianBlur(frame, (0, 0), 0.6) for frame in frames]
+    for name, found in (("one/clip", False), ("two/clip", True)):
+        halves = [chunk(tmp_path, "left", frames, "one/clip"), chunk(tmp_path, "right", alike, name)]
+        assert bool(near_copies(halves, tmp_path / f"{found}.parquet", HERE, silent).num_rows) == found
 
 
 def test_what_other_code_found_is_not_believed(tmp_path: Path, chunks: list[Chunk]) -> None:
