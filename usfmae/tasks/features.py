@@ -18,7 +18,6 @@ from openus.errors import UsageError
 from usfmae.tasks.models import Network
 
 Pool = Literal["mean", "class", "both"]
-POOLS: tuple[Pool, ...] = ("mean", "class", "both")
 
 
 def tokens(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
