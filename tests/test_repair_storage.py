@@ -170,7 +170,7 @@ def test_the_command(storage: Any, inputs: Path, whole: Path, tmp_path: Path) ->
     check = toys.run([sys.executable, "-m", "openus.cli", "verify", URL])
     assert check.returncode == 1 and f"'openus repair {URL}' mends what is damaged" in check.stderr
     dry = toys.run([*words, "--dry-run"])
-    assert dry.returncode == 1 and "run it without --dry-run to mend them" in dry.stderr
+    assert dry.returncode == 1 and "1 file damaged; run it without --dry-run to mend that" in dry.stderr
     for slug, name in {"toy-images": "images", "toy-clips": "clips", "toy-bench": "bench"}.items():
         storage.put(str(inputs / "inputs" / name), f"s3://corpora/in/{slug}", recursive=True)
         words += ["--local", f"{slug}=s3://corpora/in/{slug}"]
