@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from openus import __version__
-from openus.errors import CorpusError
+from openus.errors import CorpusError, OpenUSError
 from openus.select import Selected
 
 _CODE = (
@@ -106,6 +106,25 @@ def disk_told(out: Path) -> Iterator[None]:
 
 
 @contextmanager
+def alone(path: Path, busy: OpenUSError) -> Iterator[None]:
+    """Hold `path`, a folder or a file (made if absent), for this process, however it ends.
+
+    Where a file system knows no locks, nothing is held. Raises `busy` where another process holds it.
+    """
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise busy from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def one_builder(work: Path) -> Iterator[None]:
     """Hold the work folder for one build; a second one says so and leaves.
 
@@ -113,14 +132,6 @@ def one_builder(work: Path) -> Iterator[None]:
         CorpusError: another process is building here.
     """
     work.mkdir(parents=True, exist_ok=True)
-    handle = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CorpusError(
-                f"{work.parent}: another build is at work here; wait for it to end, or build into another folder"
-            ) from error
+    said = f"{work.parent}: another build is at work here; wait for it to end, or build into another folder"
+    with alone(work / "lock", CorpusError(said)):
         yield
-    finally:
-        os.close(handle)

@@ -8,7 +8,6 @@ RUN/latest -> checkpoints/step-00001234
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ import torch
 
 from openus.console import err
 from openus.errors import UsageError
+from openus.ledger import alone
 from usfmae.model.layouts import WeightsError
 from usfmae.model.weights import Weights, load_weights, write_atomic
 
@@ -43,19 +43,9 @@ def checkpoints(run: Path) -> list[Path]:
 @contextmanager
 def held(run: Path) -> Iterator[None]:
     """Keep a run's folder to this process, however it ends. Raises `UsageError` where another one is at work in it."""
-    handle = os.open(run, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"{run}: another process is at work in this run; wait for it, stop it, or give another --out"
-            ) from error
-        except OSError:
-            pass  # a file system that knows no locks
+    said = f"{run}: another process is at work in this run; wait for it, stop it, or give another --out"
+    with alone(run, UsageError(said)):
         yield
-    finally:
-        os.close(handle)
 
 
 def begin(run: Path, step: int, fresh: bool = True) -> Path:
