@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._corpus import make
 from benchmarks.loader import machine
-from usfmae.stream.device import choose
 from usfmae.stream.index import open_index
 from usfmae.stream.loader import Batch, Loader
+from usfmae.stream.trial import choose
 from usfmae.train.distributed import pick_device
 
 SIZE, BATCH, ROUNDS = 224, 128, 5

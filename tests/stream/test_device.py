@@ -12,11 +12,12 @@ import torch
 
 from openus.errors import CorpusError, UsageError
 from tests.helpers.corpus import make_corpus
-from usfmae.stream import device as decoding
-from usfmae.stream.device import DeviceViews, choose, decide
+from usfmae.stream import trial
+from usfmae.stream.device import DeviceViews
 from usfmae.stream.index import open_index
 from usfmae.stream.loader import Loader
 from usfmae.stream.pixels import open_pixels
+from usfmae.stream.trial import choose, decide
 from usfmae.stream.views import Views
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -100,7 +101,7 @@ def test_the_faster_one_is_chosen_and_the_gpu_must_win_clearly() -> None:
 def test_both_are_measured_on_pictures_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that ticks once a look, a rate is the number of pictures of its trial: a quarter here, all there."""
     ticks = itertools.count()
-    monkeypatch.setattr(decoding.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: float(next(ticks)))
     loader = Loader(open_index(smooth(tmp_path, 64)), batch_size=4, size=32, seed=1, workers=3)
     found = choose(loader, CPU)
     assert (found.cpu, found.gpu) == (3 * (21 // 4), 21)  # each of three workers does as many
@@ -114,7 +115,7 @@ def test_a_gpu_that_decodes_nothing_leaves_it_to_the_cpu(
     def broken(data: list[bytes], device: torch.device) -> list[torch.Tensor]:
         raise RuntimeError("nvjpeg is not available\nin this build")
 
-    monkeypatch.setattr(decoding, "decode_jpegs", broken)
+    monkeypatch.setattr(trial, "decode_jpegs", broken)
     found = choose(Loader(open_index(smooth(tmp_path, 48)), batch_size=4, size=32, seed=1), CPU)
     assert found.device is None and found.gpu == 0
     assert "decoded on these cores" in str(found) and "(nvjpeg is not available)" in str(found)

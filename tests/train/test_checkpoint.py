@@ -15,18 +15,10 @@ import torch
 from tests.model.test_mae import small
 from usfmae.model.layouts import WeightsError
 from usfmae.model.mae import MAE
+from usfmae.model.runs import checkpoints, fault, newest_whole
 from usfmae.model.weights import load_weights, save_weights
 from usfmae.train import keeper as module
-from usfmae.train.checkpoint import (
-    EMA,
-    begin,
-    checkpoints,
-    complete,
-    fault,
-    load_state,
-    newest_whole,
-    write_state,
-)
+from usfmae.train.checkpoint import EMA, begin, complete, load_state, write_state
 from usfmae.train.distributed import World
 from usfmae.train.keeper import Keeper
 

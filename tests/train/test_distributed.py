@@ -17,8 +17,8 @@ import torch
 from openus.errors import UsageError
 from tests.train.conftest import TINY
 from usfmae.model.layouts import WeightsError
+from usfmae.model.runs import fault as checkpoint_fault
 from usfmae.model.weights import load_weights
-from usfmae.train.checkpoint import fault as checkpoint_fault
 from usfmae.train.checkpoint import load_state
 from usfmae.train.data import local_batch
 from usfmae.train.distributed import World

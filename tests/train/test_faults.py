@@ -21,10 +21,11 @@ from openus.errors import CorpusError, OpenUSError, UsageError
 from tests.helpers.corpus import make_corpus
 from tests.train.conftest import TINY
 from usfmae.model.layouts import WeightsError
+from usfmae.model.runs import fault, newest_whole
 from usfmae.model.weights import load_weights
 from usfmae.stream.index import open_index
 from usfmae.stream.plan import Cursor
-from usfmae.train.checkpoint import fault, held, newest_whole
+from usfmae.train.checkpoint import held
 from usfmae.train.data import Reading, make_loader
 from usfmae.train.distributed import World
 from usfmae.train.log import read_log

@@ -24,6 +24,7 @@ from usfmae.model.beside import fields_beside, normalisation_beside
 from usfmae.model.foreign import recognise
 from usfmae.model.layouts import WeightsError, encoder_state, is_decoder_key
 from usfmae.model.mae import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, MAE, MAEConfig
+from usfmae.model.runs import newest_whole
 
 if TYPE_CHECKING:  # timm doubles the time it takes to start; only who builds an encoder pays for it
     from timm.models.vision_transformer import VisionTransformer
@@ -82,11 +83,7 @@ def load_weights(path: str | Path) -> Weights:
             f"{path}: no such file or folder; give a run folder, a checkpoint folder, or a weights file"
         )
     if path.is_dir():
-        if (path / "checkpoints").is_dir():
-            from usfmae.train.checkpoint import newest_weights
-
-            return newest_weights(path)
-        path = _file_in(path)
+        path = _file_in(_checkpoint_of(path) if (path / "checkpoints").is_dir() else path)
     config = _read_config(path)
     if config is not None and "model" not in config:
         name = config.get("architecture", {}).get("name", "another network")
@@ -102,6 +99,15 @@ def load_weights(path: str | Path) -> Weights:
     if config is None:
         config = {"format": FORMAT, "version": 1, "model": _told(found.model, found.state, path).to_dict()}
     return Weights(found.state, config, path)
+
+
+def _checkpoint_of(run: Path) -> Path:
+    folder = newest_whole(run)
+    if folder is None:
+        raise WeightsError(
+            f"{run}: this run has no checkpoint yet; let it reach its first one, or give other weights"
+        )
+    return folder
 
 
 def _told(model: MAEConfig, state: Mapping[str, Tensor], file: Path) -> MAEConfig:

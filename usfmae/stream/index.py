@@ -24,6 +24,7 @@ from openus.places import Place
 from openus.shards.corpus import NAME, read_corpus
 from openus.shards.parquet import read_parquet
 from openus.shards.schema import ROW, SCHEMA_VERSION
+from usfmae.stream.reader import ShardReader
 from usfmae.stream.shard import Shard
 
 _COLUMNS = ["shard", "offset", "size", "width", "height", "source", "anatomy", "sha256"]
@@ -102,8 +103,6 @@ class Index:
 
         Raises CorpusError where the shard is missing or shorter than its manifest says.
         """
-        from usfmae.stream.reader import ShardReader
-
         if not 0 <= i < self.count:
             raise IndexError(f"row {i} of a set of {self.count}")
         with ShardReader(self.shard_info, keep=1) as reader:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +25,15 @@ from torch import Tensor
 from openus.errors import CorpusError, UsageError, did_you_mean
 from openus.places import Place
 from usfmae.stream.ahead import ShardsAhead
+from usfmae.stream.cache import ShardCache, default_folder
 from usfmae.stream.decode import INTERPOLATIONS, crop_boxes, decode_side_of, reductions
+from usfmae.stream.device import DeviceViews
 from usfmae.stream.index import Index
 from usfmae.stream.mixture import make_plan
+from usfmae.stream.pixels import PixelCache
 from usfmae.stream.plan import Cursor, Ints, Plan, Share, Words
 from usfmae.stream.pool import Pool, SharedBatches
 from usfmae.stream.views import RECORD, Bad, Views
-
-if TYPE_CHECKING:
-    from usfmae.stream.cache import ShardCache
-    from usfmae.stream.pixels import PixelCache
 
 log = logging.getLogger("usfmae.stream")
 
@@ -186,8 +185,6 @@ class Loader:
         remote = [shard for shard in self.index.shard_info if Place(shard.url).folder is None]
         if not remote:
             return None
-        from usfmae.stream.cache import ShardCache, default_folder
-
         cache = given or ShardCache(default_folder())
         need = max(shard.bytes for shard in remote) * max(self.workers, 1)
         if need > cache.limit:
@@ -280,8 +277,6 @@ class Loader:
             yield self._finish(job, torch.from_numpy(out).unsqueeze(1), bad, views)
 
     def _on_device(self, views: Views, device: torch.device) -> Iterator[Batch]:
-        from usfmae.stream.device import DeviceViews
-
         maker = DeviceViews(self.views(), self.size, self.interpolation, device)
         jobs, ahead = self._jobs(), deque[tuple[_Job, Future[tuple[Tensor, list[Bad]]]]]()
         thread = ThreadPoolExecutor(1, "decode")

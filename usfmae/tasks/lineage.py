@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from usfmae.model.runs import newest_whole
 from usfmae.model.weights import CONFIG
 from usfmae.tasks.data import LabelledSet
 from usfmae.tasks.models import Start
 from usfmae.tasks.splits import Ints, Split
-from usfmae.train.checkpoint import newest_whole
 
 Seen = dict[str, list[str]]
 """Set to the published split words of the samples that were learned from; EVERY for the whole set, "" for samples

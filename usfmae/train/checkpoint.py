@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written beside, synced, renamed; the newest whole one is used.
+"""Checkpoints that are whole or absent: written beside, synced, renamed. `usfmae.model.runs` finds them.
 
 RUN/checkpoints/step-00001234/   weights.safetensors, config.json   what tasks need
                                  state.pt                           what going on needs: optimiser, cursor
@@ -8,36 +8,29 @@ RUN/latest -> checkpoints/step-00001234
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from openus.console import err
 from openus.errors import UsageError
 from openus.ledger import alone
 from usfmae.model.layouts import WeightsError
-from usfmae.model.weights import Weights, load_weights, write_atomic
+from usfmae.model.runs import FILES, checkpoints, fault, sha256_of
+from usfmae.model.weights import write_atomic
 
-STATE, FILES, EMA = "state.pt", "files.json", "ema.safetensors"
+STATE, EMA = "state.pt", "ema.safetensors"
 
 
 def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """Checkpoint folders of a run, newest first; whether they are whole is not looked at."""
-    found = (run / "checkpoints").glob("step-*")
-    return sorted((p for p in found if p.name[5:].isdigit()), key=lambda p: int(p.name[5:]), reverse=True)
 
 
 @contextmanager
@@ -79,7 +72,7 @@ def complete(run: Path, step: int, keep: int) -> Path:
 def seal(folder: Path) -> None:
     """Write the list of a folder's files, with sizes and hashes."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != FILES)
-    listed = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
+    listed = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files}
     write_atomic(folder / FILES, json.dumps(listed, indent=1).encode())
 
 
@@ -111,54 +104,6 @@ def prune(run: Path, keep: int, step: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def fault(folder: Path, hashes: bool = True) -> str:
-    """Why a checkpoint cannot be used, in a few words; empty when it is whole (without `hashes`: seems so)."""
-    try:
-        listed = json.loads((folder / FILES).read_text())
-    except FileNotFoundError:
-        return f"{FILES} is missing"
-    except ValueError:
-        return f"{FILES} is damaged"
-    for name, want in listed.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != want["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, expected {want['bytes']}"
-        if hashes and _sha256(file) != want["sha256"]:
-            return f"{name} is altered (its SHA-256 is not the recorded one)"
-    return ""
-
-
-def newest_whole(run: Path, say: Callable[[str], None] | None = None) -> Path | None:
-    """The newest whole checkpoint of a run, or None if it has none yet; a damaged one is passed over aloud.
-
-    Raises `WeightsError` when there are checkpoints and none of them is whole.
-    """
-    say = say or (lambda text: err.print(text, style="yellow", markup=False, soft_wrap=True))
-    found = checkpoints(run)
-    for folder in found:
-        why = fault(folder)
-        if not why:
-            return folder
-        say(f"{folder}: damaged checkpoint, {why}; using the one before it")
-    if found:
-        raise WeightsError(
-            f"{run}: none of its {len(found)} checkpoints is whole; begin again with another --out"
-        )
-    return None
-
-
-def newest_weights(run: Path) -> Weights:
-    """The weights of a run's newest whole checkpoint."""
-    folder = newest_whole(run)
-    if folder is None:
-        raise WeightsError(
-            f"{run}: this run has no checkpoint yet; let it reach its first one, or give other weights"
-        )
-    return load_weights(folder)
-
-
 def load_state(folder: Path) -> dict[str, Any]:
     """The resumable state of a checkpoint; nothing in it is executed. Raises `WeightsError`."""
     file = folder / STATE
@@ -174,11 +119,6 @@ def load_state(folder: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise WeightsError(f"{file}: holds a {type(state).__name__}, expected a training state")
     return state
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sync(folder: Path) -> None:

@@ -151,7 +151,7 @@ def decoding_device(
         return None
     if reading.decode == "gpu":
         return world.device
-    from usfmae.stream.device import choose
+    from usfmae.stream.trial import choose
 
     chosen = ""
     if world.leads:

@@ -16,8 +16,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from openus.errors import OpenUSError
 from usfmae.model.mae import MAE
+from usfmae.model.runs import newest_whole
 from usfmae.model.weights import load_weights, save_weights
-from usfmae.train.checkpoint import EMA, begin, complete, load_state, newest_whole, write_state
+from usfmae.train.checkpoint import EMA, begin, complete, load_state, write_state
 from usfmae.train.distributed import World
 from usfmae.train.state import fill, live_tensors, whole
 
