@@ -25,10 +25,11 @@ from usfmae.model.runs import fault, newest_whole
 from usfmae.model.weights import load_weights
 from usfmae.stream.index import open_index
 from usfmae.stream.plan import Cursor
+from usfmae.train.boards import Appended
 from usfmae.train.checkpoint import held
 from usfmae.train.data import Reading, make_loader
 from usfmae.train.distributed import World
-from usfmae.train.log import read_log
+from usfmae.train.log import RunLog, read_log
 from usfmae.train.loop import pretrain
 from usfmae.train.optim import clip_gradients
 from usfmae.train.recipe import load_recipe
@@ -151,6 +152,45 @@ def test_a_checkpoint_that_finds_the_disk_full(corpus: Path, tmp_path: Path, blo
     assert "the checkpoint of step 4 cannot be written (File too large); make room there" in done.stderr
     assert list((run / "checkpoints").iterdir()) == []
     assert go(corpus, run)["steps"] == 18
+
+
+def test_a_log_that_finds_the_disk_full_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each file says it once; what was refused is written when there is room, and no line is left in part."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = RunLog(tmp_path, load_recipe("demo").report, step=0, config={})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    long = {f"loss_by_source/{number}": 1.0 for number in range(40)}
+    for step in range(1, 7):
+        if step in (
+            2,
+            4,
+        ):  # the system refuses what goes beyond, as it would on a full disk, in the midst of a line
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if step == 2 else before[0], before[1]))
+        log.write(step, {"loss": step / 2, **long})
+        if step == 3:
+            assert [line["step"] for line in read_log(tmp_path)] == [1]
+    log.close()
+    assert [(line["step"], line["loss"]) for line in read_log(tmp_path)] == [(s, s / 2) for s in range(1, 7)]
+    board = EventAccumulator(str(tmp_path / "tb"), size_guidance={"scalars": 0}).Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [(s, s / 2) for s in range(1, 7)]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "log.jsonl: cannot be written now (File too large); the run goes on" in said[0]
+    assert "tfevents" in said[1]
+
+
+def test_a_log_that_finds_no_room_to_its_end_says_what_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    file = Appended(tmp_path / "full")
+    file.write(b"a line\n")
+    file.close()
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[2] for line in said] == [
+        "cannot be written now (No space left on device); the run goes on, and its lines wait for room",
+        "its last 7 bytes found no room and are lost",
+    ]
 
 
 def test_weights_of_another_number_of_channels(corpus: Path, tmp_path: Path) -> None:

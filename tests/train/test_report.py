@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from openus.errors import MissingExtraError
+from openus.errors import MissingExtraError, OpenUSError
 from tests.train.conftest import TINY
 from usfmae.train.log import read_log
 from usfmae.train.loop import pretrain
@@ -55,23 +55,62 @@ def test_every_line_has_speed_arithmetic_and_memory(corpus: Path, tmp_path: Path
         assert "mfu" not in line  # nobody knows the peak of this CPU
 
 
-def test_weights_and_biases_without_a_network(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_weights_and_biases_has_what_the_log_has(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The real client, offline: a run that goes on is known again."""
-    pytest.importorskip("wandb")
+    """The real client, offline: a run that goes on is known again, and its steps go on; no secret is among them."""
+    wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # it reads its environment once
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setattr(sys, "argv", ["usfmae", "pretrain", "https://host/set?X-Amz-Signature=hush"])
     run = tmp_path / "run"
     go(corpus, run, "report.wandb=ultrasound", max_steps=2)
     go(corpus, run, "report.wandb=ultrasound", max_steps=4)
+    wandb.teardown()  # a process of its own writes the files
     name = (run / "wandb.id").read_text()
-    kept = sorted((run / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
-    deadline = time.monotonic() + 30  # its own process writes them, and may still be at it
-    while not all(b"loss_by_source/covid-blues" in path.read_bytes() for path in kept):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert kept
+    sent = [_sent(path) for path in sorted((run / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))]
+    steps = [[int(values["_step"]) for values in each] for each in sent]
+    assert steps == [[1, 2], [3, 4]]
+    for values, line in zip([*sent[0], *sent[1]], read_log(run), strict=True):
+        flat = {key: value for key, value in line.items() if isinstance(value, int | float) and key != "step"}
+        flat |= {f"loss_by_source/{source}": value for source, value in line["loss_by_source"].items()}
+        assert {key: value for key, value in values.items() if key[0] != "_"} == pytest.approx(flat)
+    everything = b"".join(path.read_bytes() for path in (run / "wandb").rglob("*") if path.is_file())
+    assert b"ultrasound" in everything and b"hush" not in everything
+    out, err = capfd.readouterr()
+    assert "wandb" not in out + err  # `go` is quiet
+
+
+def _sent(path: Path) -> list[dict[str, Any]]:
+    """What a file of the client holds of the run's history. It is a log of LevelDB's kind, of protocol buffers."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, whole, history = path.read_bytes(), 7, b"", []
+    while place + 7 <= len(data):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        size, kind = struct.unpack_from("<HB", data, place + 4)
+        part = data[place + 7 : place + 7 + size]
+        place += 7 + size
+        whole = part if kind in (1, 2) else whole + part  # whole, or its first piece
+        if kind in (1, 4):  # whole, or its last piece
+            record = Record.FromString(whole)
+            if record.HasField("history"):
+                items = record.history.item
+                history.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return history
+
+
+def test_weights_and_biases_that_does_not_know_us(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb").teardown()  # it reads its environment once
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(OpenUSError, match=r"cannot begin \(No API key .*WANDB_MODE=offline"):
+        go(corpus, tmp_path / "run", "report.wandb=ultrasound", max_steps=1)
 
 
 def test_weights_and_biases_not_installed(

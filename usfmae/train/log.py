@@ -4,56 +4,43 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openus.errors import MissingExtraError
+from usfmae.train.boards import Appended, TensorBoard, WeightsAndBiases
 from usfmae.train.recipe import ReportRecipe
 
 
 class RunLog:
-    """Writes scalars by step. After a resume, lines past the checkpoint are dropped: they will be written again."""
+    """Writes scalars by step. After a resume, lines past the checkpoint are dropped: they will be written again.
 
-    def __init__(self, run: Path, recipe: ReportRecipe, *, step: int, config: Mapping[str, Any]) -> None:
-        self.path = run / "log.jsonl"
-        _drop_after(self.path, step)
-        self._file = self.path.open("a", encoding="utf-8")
-        self._board: Any = None
-        self._wandb: Any = None
-        if recipe.tensorboard:
-            from torch.utils.tensorboard.writer import SummaryWriter
+    config: what the run is, for Weights & Biases.
+    """
 
-            self._board = SummaryWriter(str(run / "tb"), purge_step=step + 1 if step else None)
-        if recipe.wandb:
-            try:
-                import wandb  # type: ignore[import-not-found, unused-ignore]
-            except ImportError as error:
-                raise MissingExtraError("wandb", "wandb", "report.wandb") from error
-            self._wandb = wandb.init(
-                project=recipe.wandb, id=_identity(run), name=run.name, dir=str(run), config=dict(config),
-                resume="allow",
-            )  # fmt: skip
+    def __init__(
+        self, run: Path, recipe: ReportRecipe, *, step: int, config: Mapping[str, Any], quiet: bool = False
+    ) -> None:
+        path = run / "log.jsonl"
+        _drop_after(path, step)
+        self._wandb = WeightsAndBiases(recipe.wandb, run, config, quiet=quiet) if recipe.wandb else None
+        self._lines = Appended(path)
+        self._board = TensorBoard(run / "tb", step) if recipe.tensorboard else None
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: ``{"step": …, **values}``; numbers go to the boards too (nested ones as ``group/name``)."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        flat = _flat(values)
-        if self._board is not None:
-            for name, value in flat.items():
-                self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(flat, step=step)
+        self._lines.write(json.dumps({"step": step, **values}).encode() + b"\n")
+        for board in (self._board, self._wandb):
+            if board is not None:
+                board.write(step, _flat(values))
 
-    def close(self) -> None:
-        self._file.close()
+    def close(self, failed: bool = False) -> None:
+        self._lines.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.close(failed)
 
 
 class Clock:
@@ -95,14 +82,6 @@ def read_log(run: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
-
-
-def _identity(run: Path) -> str:
-    """The name by which Weights & Biases knows this run again when it goes on."""
-    path = run / "wandb.id"
-    if not path.exists():
-        path.write_text(uuid.uuid4().hex[:8])
-    return path.read_text()
 
 
 def _drop_after(path: Path, step: int) -> None:

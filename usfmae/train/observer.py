@@ -30,11 +30,12 @@ class Observer:
         report = self.recipe.report
         self.log = self.gallery = self.probe = None
         if self.leads:
-            self.log = RunLog(run, report, step=trainer.step, config=self.recipe.to_dict())
             if report.pictures and isinstance(trainer.index, Index):
                 self.gallery = Gallery(trainer.index, self.recipe)
             if report.probe_set:
                 self.probe = Probe(open_index(data, report.probe_set), self.recipe)
+            config = {**self.recipe.to_dict(), "computed_on": describe(trainer.world)}
+            self.log = RunLog(run, report, step=trainer.step, config=config, quiet=self.quiet)
         self.flops = cost_of(trainer.config).training
         self.peak = peak_flops(trainer.world.device)
         self._progress = progress(self.quiet, unit="images")
@@ -52,7 +53,7 @@ class Observer:
     ) -> None:
         self._progress.__exit__(kind, error, tb)
         if self.log is not None:
-            self.log.close()
+            self.log.close(failed=error is not None)
 
     def _announce(self) -> None:
         trainer, size = self.trainer, self.recipe.training.batch_size
