@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._corpus import pictures
 from usfmae.tasks.classify import ClassificationObjective
-from usfmae.tasks.models import Start, build
+from usfmae.tasks.data.square import square
+from usfmae.tasks.network.build import Start, build
 from usfmae.tasks.recipe import load_recipe
-from usfmae.tasks.square import square
-from usfmae.tasks.training import Samples, fit, pick_device
+from usfmae.tasks.training.loop import Samples, fit, pick_device
 
 
 def write_folder(folder: Path, count: int) -> list[Path]:

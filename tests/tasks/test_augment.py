@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from usfmae.tasks.augment import augment, draw
 from usfmae.tasks.recipe import AugmentSettings
+from usfmae.tasks.training.augment import augment, draw
 
 OFF = {
     "hflip": 0.0,

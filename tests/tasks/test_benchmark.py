@@ -20,10 +20,10 @@ from openus.errors import UsageError
 from tests.tasks.conftest import Ended
 from usfmae.tasks.benchmark import own_recipes, parse_model
 from usfmae.tasks.classify import ClassificationTask, answers_of
-from usfmae.tasks.compare import Answers, mean_scores, paired
-from usfmae.tasks.metrics import group_weights, point_estimates
 from usfmae.tasks.recipe import load_recipe
-from usfmae.tasks.table import write_tables
+from usfmae.tasks.report.table import write_tables
+from usfmae.tasks.scores.classification import group_weights, point_estimates
+from usfmae.tasks.scores.compare import Answers, mean_scores, paired
 
 Cli = Callable[..., Ended]
 BASE = load_recipe("finetune-base")

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from usfmae.tasks.calibrate import Calibration, fit_calibration
-from usfmae.tasks.metrics import expected_calibration_error, point_estimates
+from usfmae.tasks.network.calibration import Calibration, fit_calibration
+from usfmae.tasks.scores.classification import expected_calibration_error, point_estimates
 
 
 def honest(n: int, seed: int, share: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,10 +17,10 @@ from openus.errors import UsageError
 from tests.tasks.conftest import Ended
 from usfmae.model.mae import MAE, MAEConfig
 from usfmae.model.weights import build_mae, load_weights, save_weights
-from usfmae.tasks.exporting import export
+from usfmae.tasks.exchange.exporting import export
+from usfmae.tasks.exchange.importing import import_weights
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.importing import import_weights
-from usfmae.tasks.models import Start
+from usfmae.tasks.network.build import Start
 from usfmae.tasks.predict import load_model
 from usfmae.tasks.recipe import load_recipe
 

@@ -26,15 +26,15 @@ from tests.helpers.corpus import make_corpus
 from tests.tasks.conftest import Ended
 from usfmae.model.weights import WeightsError, load_weights
 from usfmae.tasks.classify import ClassificationTask
-from usfmae.tasks.data import find_benchmark, load_labelled
+from usfmae.tasks.data.labelled import find_benchmark, load_labelled
+from usfmae.tasks.data.labels import encode_labels
+from usfmae.tasks.data.pixels import spread_frames
+from usfmae.tasks.data.splits import Split
 from usfmae.tasks.finetune import choose_folds, finetune
-from usfmae.tasks.labels import encode_labels
-from usfmae.tasks.models import Start, build
-from usfmae.tasks.pixels import spread_frames
+from usfmae.tasks.network.build import Start, build
 from usfmae.tasks.recipe import load_recipe
-from usfmae.tasks.splits import Split
-from usfmae.tasks.tables import show_result
-from usfmae.tasks.training import choose_attention
+from usfmae.tasks.report.terminal import show_result
+from usfmae.tasks.training.loop import choose_attention
 
 Cli = Callable[..., Ended]
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from openus.errors import UsageError
 from tests.tasks.conftest import Ended
 from usfmae.stream.index import open_index
-from usfmae.tasks.exporting import export
+from usfmae.tasks.exchange.exporting import export
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.focus import Focus
-from usfmae.tasks.models import Network, Start, build
+from usfmae.tasks.network.build import Network, Start, build
+from usfmae.tasks.network.focus import Focus
 from usfmae.tasks.predict import load_model, predict
 from usfmae.tasks.recipe import FocusSettings, load_recipe
 

@@ -16,12 +16,12 @@ from openus.errors import CorpusError
 from tests.tasks.conftest import Ended
 from usfmae.stream.index import open_index
 from usfmae.stream.mixture import make_plan
+from usfmae.tasks.data.splits import Split
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.lineage import learned, seen_by, seen_notes
-from usfmae.tasks.models import Start, build
+from usfmae.tasks.network.build import Start, build
+from usfmae.tasks.network.lineage import learned, seen_by, seen_notes
 from usfmae.tasks.probe import probe
 from usfmae.tasks.recipe import load_recipe
-from usfmae.tasks.splits import Split
 
 Cli = Callable[..., Ended]
 TRAINING = ["fold2", "fold3", "fold4", "fold5"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from usfmae.tasks.metrics import (
+from usfmae.tasks.scores.classification import (
     bootstrap,
     by_group,
     classification,

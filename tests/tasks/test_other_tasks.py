@@ -23,15 +23,16 @@ from openus.errors import CorpusError, OpenUSError
 from openus.shards.schema import ROW
 from tests.tasks.conftest import Ended
 from usfmae.stream.index import open_index
-from usfmae.tasks.data import find_benchmark, load_labelled
+from usfmae.tasks.data.labelled import find_benchmark, load_labelled
+from usfmae.tasks.data.square import square, square_mask
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.metrics import group_weights
-from usfmae.tasks.models import Start, build
+from usfmae.tasks.network.build import Start, build
+from usfmae.tasks.network.segmenter import dress
 from usfmae.tasks.predict import predict
 from usfmae.tasks.recipe import load_recipe
-from usfmae.tasks.scores import means_with_intervals, multilabel_scores, regression_scores
-from usfmae.tasks.segment import SegmentationTask
-from usfmae.tasks.segment_metrics import (
+from usfmae.tasks.scores.bootstrap import means_with_intervals, multilabel_scores, regression_scores
+from usfmae.tasks.scores.classification import group_weights
+from usfmae.tasks.scores.segmentation import (
     Structure,
     average_precision,
     match,
@@ -39,8 +40,7 @@ from usfmae.tasks.segment_metrics import (
     overlap,
     structures,
 )
-from usfmae.tasks.segmenter import dress
-from usfmae.tasks.square import square, square_mask
+from usfmae.tasks.segment import SegmentationTask
 
 Cli = Callable[..., Ended]
 PROTOCOL = "protocols: {own: {kind: patient-kfold, folds: 4}}\n"

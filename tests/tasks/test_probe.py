@@ -18,9 +18,9 @@ from torchmetrics.functional.retrieval import retrieval_average_precision, retri
 from openus.errors import UsageError
 from tests.tasks.conftest import Ended
 from usfmae.model.weights import build_mae, load_weights, save_weights
-from usfmae.tasks.features import extract, extract_tokens, pooled
-from usfmae.tasks.models import Start, build
-from usfmae.tasks.probes import attentive, knn, linear, log_loss, retrieval
+from usfmae.tasks.network.build import Start, build
+from usfmae.tasks.network.features import extract, extract_tokens, pooled
+from usfmae.tasks.training.heads import attentive, knn, linear, log_loss, retrieval
 
 Cli = Callable[..., Ended]
 
@@ -218,7 +218,7 @@ def test_embed_a_set_and_files(usfmae: Cli, corpus: Path, weights: Path, tmp_pat
 
 def test_embed_agrees_with_extraction(usfmae: Cli, corpus: Path, weights: Path, tmp_path: Path) -> None:
     from usfmae.stream.index import open_index
-    from usfmae.tasks.pixels import decode_rows
+    from usfmae.tasks.data.pixels import decode_rows
 
     out = tmp_path / "set.parquet"
     words = [

@@ -19,9 +19,9 @@ from tests.helpers.hub import serving_hub
 from tests.helpers.hub_state import Hub
 from tests.tasks.conftest import Ended
 from usfmae.model.weights import build_mae, load_weights, save_weights
+from usfmae.tasks.exchange.publishing import without_paths
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.models import Start
-from usfmae.tasks.publishing import without_paths
+from usfmae.tasks.network.build import Start
 from usfmae.tasks.recipe import load_recipe
 
 Cli = Callable[..., Ended]

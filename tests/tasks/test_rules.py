@@ -17,24 +17,33 @@ from torch import Tensor, nn
 
 from openus.errors import UsageError
 from usfmae.tasks import probe
-from usfmae.tasks.augment import draw
-from usfmae.tasks.calibrate import Calibration, fit_calibration
 from usfmae.tasks.classify import (
     ClassificationObjective,
     ClassificationTask,
     class_weights,
     probabilities_of,
 )
-from usfmae.tasks.data import LabelledSet, find_benchmark, load_labelled
-from usfmae.tasks.models import Network, Start, build
+from usfmae.tasks.data.labelled import LabelledSet, find_benchmark, load_labelled
+from usfmae.tasks.data.splits import Split
 from usfmae.tasks.multilabel import MultilabelObjective
-from usfmae.tasks.optim import Average, make_optimizer, rate, set_rate
-from usfmae.tasks.probes import attentive, knn, linear
+from usfmae.tasks.network.build import Network, Start, build
+from usfmae.tasks.network.calibration import Calibration, fit_calibration
 from usfmae.tasks.recipe import FinetuneRecipe
 from usfmae.tasks.segment import SegmentationObjective, SegmentationTask
-from usfmae.tasks.splits import Split
 from usfmae.tasks.task import Run
-from usfmae.tasks.training import Fit, Samples, _better, _load_state, _save_state, _step, fit, predict_batches
+from usfmae.tasks.training.augment import draw
+from usfmae.tasks.training.heads import attentive, knn, linear
+from usfmae.tasks.training.loop import (
+    Fit,
+    Samples,
+    _better,
+    _load_state,
+    _save_state,
+    _step,
+    fit,
+    predict_batches,
+)
+from usfmae.tasks.training.optim import Average, make_optimizer, rate, set_rate
 
 PLAIN = FinetuneRecipe(precision="fp32", resamples=20)
 

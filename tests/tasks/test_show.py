@@ -13,10 +13,10 @@ import torch
 from openus.errors import UsageError
 from tests.helpers.browser import headless
 from tests.tasks.conftest import Ended
-from usfmae.tasks.attention import gradient_map, rollout
-from usfmae.tasks.features import extract
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.models import Network, Start, build
+from usfmae.tasks.network.attention import gradient_map, rollout
+from usfmae.tasks.network.build import Network, Start, build
+from usfmae.tasks.network.features import extract
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.show import nearest, project
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openus.catalogue import Catalogue
 from openus.errors import CorpusError, UsageError
 from openus.manifest import Protocol
-from usfmae.tasks.splits import (
+from usfmae.tasks.data.splits import (
     Identity,
     Split,
     deal,

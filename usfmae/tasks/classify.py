@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openus.errors import OpenUSError
-from usfmae.tasks.calibrate import Calibration, fit_calibration
-from usfmae.tasks.compare import Answers, Columns, mean_scores
-from usfmae.tasks.metrics import by_group, classification, point_estimates, weighted_scores
-from usfmae.tasks.plots import confusion_png
+from usfmae.tasks.data.splits import Split
+from usfmae.tasks.network.calibration import Calibration, fit_calibration
 from usfmae.tasks.recipe import FinetuneRecipe
-from usfmae.tasks.splits import Split
+from usfmae.tasks.report.plots import confusion_png
+from usfmae.tasks.scores.classification import by_group, classification, point_estimates, weighted_scores
+from usfmae.tasks.scores.compare import Answers, Columns, mean_scores
 from usfmae.tasks.task import Batches, Ints, Outcome, Run, Task, clip_numbers
 
 Floats = NDArray[np.float64]

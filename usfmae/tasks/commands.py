@@ -10,7 +10,7 @@ import typer
 from openus import console
 from openus.console import DebugOption, JsonOption, QuietOption
 from openus.errors import UsageError, did_you_mean
-from usfmae.tasks.sharing import export, import_, publish
+from usfmae.tasks.exchange.commands import export, import_, publish
 
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A corpus folder, or the URL of one.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
@@ -112,10 +112,10 @@ def finetune(
     """
     console.set_debug(debug)
     from usfmae.tasks.finetune import finetune as work
-    from usfmae.tasks.lineage import own_size
-    from usfmae.tasks.models import Start
+    from usfmae.tasks.network.build import Start
+    from usfmae.tasks.network.lineage import own_size
     from usfmae.tasks.recipe import load_recipe
-    from usfmae.tasks.tables import show_result
+    from usfmae.tasks.report.terminal import show_result
 
     start = Start(weights=weights, timm=model, pretrained=pretrained, size=scratch)
     changes = list(set_ or ())
@@ -162,7 +162,7 @@ def predict(
     """
     console.set_debug(debug)
     from usfmae.tasks.predict import predict as work
-    from usfmae.tasks.tables import show_predictions
+    from usfmae.tasks.report.terminal import show_predictions
 
     results = work(
         model, files, stride=stride, max_frames=max_frames, batch_size=batch_size, device=device,
@@ -204,10 +204,10 @@ def probe(
 ) -> None:
     """Judge frozen features on a labelled set: nearest neighbours, linear, attentive, retrieval, few labels."""
     console.set_debug(debug)
-    from usfmae.tasks.lineage import own_size
-    from usfmae.tasks.models import Start
+    from usfmae.tasks.network.build import Start
+    from usfmae.tasks.network.lineage import own_size
     from usfmae.tasks.probe import probe as work
-    from usfmae.tasks.tables import show_probe
+    from usfmae.tasks.report.terminal import show_probe
 
     shares = [0.01, 0.05, 0.1, 0.2, 0.5, 1.0] if curve else (fraction or [1.0])
     start = Start(weights=weights, timm=model, pretrained=pretrained, size=scratch)
@@ -245,8 +245,8 @@ def embed(
     """Write the features of every sample of a set, or of any files, as a Parquet table."""
     console.set_debug(debug)
     from usfmae.tasks.embed import embed as work
-    from usfmae.tasks.lineage import own_size
-    from usfmae.tasks.models import Start
+    from usfmae.tasks.network.build import Start
+    from usfmae.tasks.network.lineage import own_size
 
     start = Start(weights=weights, timm=model, pretrained=pretrained)
     result = work(

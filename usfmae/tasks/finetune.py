@@ -20,18 +20,18 @@ from openus.ledger import disk_told
 from openus.manifest import Benchmark
 from usfmae.model.weights import WEIGHTS
 from usfmae.tasks.classify import ClassificationTask
-from usfmae.tasks.compare import Answers
-from usfmae.tasks.data import LabelledSet, find_benchmark, load_labelled
-from usfmae.tasks.metrics import summary
-from usfmae.tasks.models import Start
+from usfmae.tasks.data.labelled import LabelledSet, find_benchmark, load_labelled
+from usfmae.tasks.data.splits import Split
 from usfmae.tasks.multilabel import MultilabelTask
+from usfmae.tasks.network.build import Start
 from usfmae.tasks.recipe import FinetuneRecipe
 from usfmae.tasks.regress import RegressionTask
 from usfmae.tasks.runs import METRICS, PREDICTIONS, Job, run, write_json
+from usfmae.tasks.scores.classification import summary
+from usfmae.tasks.scores.compare import Answers
 from usfmae.tasks.segment import SegmentationTask
-from usfmae.tasks.splits import Split
 from usfmae.tasks.task import Task
-from usfmae.tasks.training import pick_device
+from usfmae.tasks.training.loop import pick_device
 from usfmae.train.share import compiler_told
 
 TASKS: dict[str, type[Task]] = {

@@ -19,10 +19,10 @@ from openus import console
 from openus.errors import DecodeError
 from openus.manifest import CleanSettings, FramePolicy
 from usfmae.model.weights import CONFIG, WEIGHTS, WeightsError
-from usfmae.tasks.calibrate import Calibration
-from usfmae.tasks.files import Grey, Looks, Prepared, message, open_file
-from usfmae.tasks.models import Network, rebuild, refuse_nan
-from usfmae.tasks.training import autocast, pick_device
+from usfmae.tasks.data.files import Grey, Looks, Prepared, message, open_file
+from usfmae.tasks.network.build import Network, rebuild, refuse_nan
+from usfmae.tasks.network.calibration import Calibration
+from usfmae.tasks.training.loop import autocast, pick_device
 
 KINDS = ("classifier", "multilabel", "regressor", "segmenter")
 
@@ -223,7 +223,7 @@ def predict(
             for path in bar.track(files, description="predict")
         ]
     if picture is not None:
-        from usfmae.tasks.plots import predictions_png
+        from usfmae.tasks.report.plots import predictions_png
 
         predictions_png(picture, results)
     return results

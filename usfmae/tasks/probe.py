@@ -19,18 +19,18 @@ from torch import Tensor
 from openus import __version__, console
 from openus.errors import UsageError, did_you_mean
 from openus.manifest import Benchmark
-from usfmae.tasks.data import LabelledSet, find_benchmark, load_labelled
-from usfmae.tasks.features import Pool, extract, extract_tokens
+from usfmae.tasks.data.labelled import LabelledSet, find_benchmark, load_labelled
+from usfmae.tasks.data.splits import Split, subsample
 from usfmae.tasks.finetune import choose_folds
-from usfmae.tasks.lineage import seen_notes
-from usfmae.tasks.metrics import classification, summary
-from usfmae.tasks.models import Network, Start, build, grey_statistics
-from usfmae.tasks.probes import attentive, knn, linear, retrieval
+from usfmae.tasks.network.build import Network, Start, build, grey_statistics
+from usfmae.tasks.network.features import Pool, extract, extract_tokens
+from usfmae.tasks.network.lineage import seen_notes
 from usfmae.tasks.recipe import Aspect
 from usfmae.tasks.runs import write_json
-from usfmae.tasks.scores import means_with_intervals
-from usfmae.tasks.splits import Split, subsample
-from usfmae.tasks.training import pick_device
+from usfmae.tasks.scores.bootstrap import means_with_intervals
+from usfmae.tasks.scores.classification import classification, summary
+from usfmae.tasks.training.heads import attentive, knn, linear, retrieval
+from usfmae.tasks.training.loop import pick_device
 
 HEADS = ("knn", "linear", "attentive", "retrieval")
 Ints = NDArray[np.int64]
@@ -197,7 +197,7 @@ def _write(
         "version": __version__,
     }  # fmt: skip
     if len({fraction for _, fraction in keys}) > 1:
-        from usfmae.tasks.plots import fractions_png
+        from usfmae.tasks.report.plots import fractions_png
 
         fractions_png(out / "curve.png", table, f"{data.benchmark.name}: {start.name}, frozen")
     write_json(out / "probe.json", result)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openus.errors import OpenUSError
-from usfmae.tasks.compare import Answers
+from usfmae.tasks.data.splits import Split
 from usfmae.tasks.recipe import FinetuneRecipe
-from usfmae.tasks.scores import regression_over, regression_scores
-from usfmae.tasks.splits import Split
+from usfmae.tasks.scores.bootstrap import regression_over, regression_scores
+from usfmae.tasks.scores.compare import Answers
 from usfmae.tasks.task import Batches, Ints, Outcome, Run, Task, clip_numbers
 
 
@@ -116,7 +116,7 @@ class RegressionTask(Task):
         return super().pool(folds) | {"pairs": pairs}
 
     def draw(self, folder: Path, result: dict[str, Any], title: str) -> None:
-        from usfmae.tasks.plots import agreement_png
+        from usfmae.tasks.report.plots import agreement_png
 
         truth, value = result.pop("pairs")
         agreement_png(

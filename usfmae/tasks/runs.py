@@ -15,14 +15,14 @@ import torch
 from openus import __version__, console
 from openus.errors import UsageError
 from usfmae.model.weights import save_weights, write_atomic
-from usfmae.tasks.focus import focus
-from usfmae.tasks.lineage import learned, merged, seen_by, seen_notes
-from usfmae.tasks.models import Network, Start, build, grey_statistics
-from usfmae.tasks.plots import curves_png
+from usfmae.tasks.data.splits import Split, subsample
+from usfmae.tasks.network.build import Network, Start, build, grey_statistics
+from usfmae.tasks.network.focus import focus
+from usfmae.tasks.network.lineage import learned, merged, seen_by, seen_notes
 from usfmae.tasks.recipe import FocusSettings
-from usfmae.tasks.splits import Split, subsample
+from usfmae.tasks.report.plots import curves_png
 from usfmae.tasks.task import Batches, Ints, Outcome, Task
-from usfmae.tasks.training import STATE, Fit, Objective, Samples, fit, predict_batches
+from usfmae.tasks.training.loop import STATE, Fit, Objective, Samples, fit, predict_batches
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openus.errors import OpenUSError
-from usfmae.tasks.compare import Answers, Columns
-from usfmae.tasks.models import Network
-from usfmae.tasks.segment_metrics import average_precision, match, over_classes, overlap, structures
-from usfmae.tasks.segmenter import dress
-from usfmae.tasks.splits import Split
+from usfmae.tasks.data.splits import Split
+from usfmae.tasks.network.build import Network
+from usfmae.tasks.network.segmenter import dress
+from usfmae.tasks.scores.compare import Answers, Columns
+from usfmae.tasks.scores.segmentation import average_precision, match, over_classes, overlap, structures
 from usfmae.tasks.task import Batches, Ints, Outcome, Run, Task
 
 _SHEET = 12  # images of the test part that are kept for the picture
@@ -143,7 +143,7 @@ class SegmentationTask(Task):
         return scores
 
     def draw(self, folder: Path, result: dict[str, Any], title: str) -> None:
-        from usfmae.tasks.plots import masks_png
+        from usfmae.tasks.report.plots import masks_png
 
         sheet = result.pop("sheet", None)
         if sheet:

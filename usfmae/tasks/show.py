@@ -25,14 +25,14 @@ from openus.errors import UsageError, did_you_mean
 from usfmae.model.layouts import WeightsError
 from usfmae.model.weights import write_atomic
 from usfmae.stream.index import open_index
-from usfmae.tasks.attention import enlarge, gradient_map, rollout
-from usfmae.tasks.features import extract
-from usfmae.tasks.lineage import own_size
-from usfmae.tasks.models import Network, Start, build, read_folder_config
-from usfmae.tasks.pixels import decode_rows
-from usfmae.tasks.plots import looks_png, map_png, neighbours_png
+from usfmae.tasks.data.pixels import decode_rows
+from usfmae.tasks.network.attention import enlarge, gradient_map, rollout
+from usfmae.tasks.network.build import Network, Start, build, read_folder_config
+from usfmae.tasks.network.features import extract
+from usfmae.tasks.network.lineage import own_size
 from usfmae.tasks.recipe import Aspect
-from usfmae.tasks.training import pick_device
+from usfmae.tasks.report.plots import looks_png, map_png, neighbours_png
+from usfmae.tasks.training.loop import pick_device
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 Layout = Literal["pca", "umap"]

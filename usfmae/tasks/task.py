@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from usfmae.tasks.compare import Answers, mean_scores
-from usfmae.tasks.data import LabelledSet
-from usfmae.tasks.models import Network
+from usfmae.tasks.data.labelled import LabelledSet
+from usfmae.tasks.data.splits import Split, leaked_rows, leaks, leaks_json
+from usfmae.tasks.network.build import Network
 from usfmae.tasks.recipe import FinetuneRecipe
-from usfmae.tasks.splits import Split, leaked_rows, leaks, leaks_json
-from usfmae.tasks.training import Objective
+from usfmae.tasks.scores.compare import Answers, mean_scores
+from usfmae.tasks.training.loop import Objective
 
 Ints = NDArray[np.int64]
 Batches = Iterator[tuple[Tensor, Tensor]]

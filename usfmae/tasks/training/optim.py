@@ -11,7 +11,7 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from usfmae.tasks.focus import Focus
+from usfmae.tasks.network.focus import Focus
 from usfmae.tasks.recipe import FinetuneRecipe
 
 

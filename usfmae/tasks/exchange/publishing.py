@@ -23,9 +23,9 @@ from openus.publish.stage import INDEX
 from openus.publish.targets import deliver, parse_target
 from openus.shards.writer import write_bytes
 from usfmae.model.weights import CONFIG, load_weights
-from usfmae.tasks.card import hub_card
-from usfmae.tasks.exporting import export
-from usfmae.tasks.models import read_folder_config
+from usfmae.tasks.exchange.card import hub_card
+from usfmae.tasks.exchange.exporting import export
+from usfmae.tasks.network.build import read_folder_config
 
 _PLACES = (("timm", ""), ("hf-vitmae", "transformers"), ("hf-vit", "transformers"), ("safetensors", "usfmae"))
 _LOCAL = re.compile(r"^(?:/|~|file://|[A-Za-z]:[\\/])")

@@ -18,9 +18,16 @@ from numpy.typing import NDArray
 from openus.catalogue import Catalogue, read_yaml
 from openus.errors import CorpusError, UsageError, did_you_mean
 from openus.manifest import Benchmark, Protocol
-from usfmae.tasks.labels import decode_masks, encode_labels, known_labels, label_names, label_words, mask_rows
-from usfmae.tasks.pixels import decode_rows, spread_frames
-from usfmae.tasks.splits import Identity, Ints, Split, group_ids, make_splits
+from usfmae.tasks.data.labels import (
+    decode_masks,
+    encode_labels,
+    known_labels,
+    label_names,
+    label_words,
+    mask_rows,
+)
+from usfmae.tasks.data.pixels import decode_rows, spread_frames
+from usfmae.tasks.data.splits import Identity, Ints, Split, group_ids, make_splits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

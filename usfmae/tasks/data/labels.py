@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from openus.errors import CorpusError, did_you_mean
 from openus.manifest import Benchmark
-from usfmae.tasks.pixels import decode_rows
-from usfmae.tasks.splits import Ints
-from usfmae.tasks.square import square_mask
+from usfmae.tasks.data.pixels import decode_rows
+from usfmae.tasks.data.splits import Ints
+from usfmae.tasks.data.square import square_mask
 
 if TYPE_CHECKING:
     from usfmae.stream.index import Index

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from openus.errors import CorpusError, DecodeError
 from usfmae.stream.decode import decode_grey
-from usfmae.tasks.splits import Ints
-from usfmae.tasks.square import square
+from usfmae.tasks.data.splits import Ints
+from usfmae.tasks.data.square import square
 
 if TYPE_CHECKING:
     from usfmae.stream.index import Index

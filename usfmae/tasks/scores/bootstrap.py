@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usfmae.tasks.metrics import Floats, Ints, area_under_curve, group_weights, in_blocks
+from usfmae.tasks.scores.classification import Floats, Ints, area_under_curve, group_weights, in_blocks
 
 Scores = dict[str, dict[str, float | None]]
 

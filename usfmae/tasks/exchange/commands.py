@@ -30,8 +30,8 @@ def import_(
     recognised by content, every key accounted for, no pickled code executed.
     """
     console.set_debug(debug)
-    from usfmae.tasks.importing import import_weights
-    from usfmae.tasks.tables import show_import
+    from usfmae.tasks.exchange.importing import import_weights
+    from usfmae.tasks.report.terminal import show_import
 
     account = import_weights(weights, out, mean=mean, std=std)
     if json_:
@@ -51,7 +51,7 @@ def export(
 ) -> None:
     """Write a model for other software, with a model card: timm, Hugging Face, ONNX (checked), safetensors."""
     console.set_debug(debug)
-    from usfmae.tasks.exporting import export as work
+    from usfmae.tasks.exchange.exporting import export as work
 
     written = work(source, out, form)
     if json_:
@@ -83,7 +83,7 @@ def publish(
 ) -> None:
     """Publish a model with its card: for timm's hf_hub:, transformers' from_pretrained, and usfmae."""
     console.set_debug(debug)
-    from usfmae.tasks.publishing import publish as work
+    from usfmae.tasks.exchange.publishing import publish as work
 
     silent = quiet or json_ or not console.err.is_terminal
     done = work(source, to, licence=licence, private=private, dry_run=dry_run, quiet=silent)

@@ -15,8 +15,8 @@ from openus.clean import Refused, clean_frames
 from openus.decode import Media, open_media
 from openus.errors import DecodeError
 from openus.manifest import CleanSettings, FramePolicy
+from usfmae.tasks.data.square import square
 from usfmae.tasks.recipe import Aspect
-from usfmae.tasks.square import square
 
 Grey = NDArray[np.uint8]
 

@@ -26,9 +26,9 @@ from openus.errors import MissingExtraError, OpenUSError, UsageError, did_you_me
 from usfmae.model.layouts import encoder_state, to_huggingface
 from usfmae.model.mae import MAEConfig
 from usfmae.model.weights import CONFIG, WEIGHTS, Weights, load_weights, save_weights, write_atomic
-from usfmae.tasks.card import write_card
-from usfmae.tasks.features import pooled
-from usfmae.tasks.models import Network, Start, build, read_folder_config, refuse_nan
+from usfmae.tasks.exchange.card import write_card
+from usfmae.tasks.network.build import Network, Start, build, read_folder_config, refuse_nan
+from usfmae.tasks.network.features import pooled
 
 TOLERANCE = 1e-4
 

@@ -183,7 +183,7 @@ _INITIAL = (
 
 def _rebuild(architecture: Mapping[str, Any], input_: Mapping[str, Any], size: int) -> Network:
     if architecture["family"] == "focus":
-        from usfmae.tasks.focus import rebuild_focus
+        from usfmae.tasks.network.focus import rebuild_focus
 
         return rebuild_focus(architecture)
     if architecture["family"] == "timm":
@@ -197,7 +197,7 @@ def _rebuild(architecture: Mapping[str, Any], input_: Mapping[str, Any], size: i
         )  # fmt: skip
     network = Network(body, architecture, input_["mean"], input_["std"])
     if "maps" in architecture:
-        from usfmae.tasks.segmenter import dress
+        from usfmae.tasks.network.segmenter import dress
 
         dress(network, architecture["maps"], size)
     return network

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openus.errors import UsageError
-from usfmae.tasks.models import Network
+from usfmae.tasks.network.build import Network
 from usfmae.tasks.recipe import FocusSettings
 
 IDENTITY = ((0.0,), (1.0,))  # the two networks inside normalise for themselves
@@ -117,7 +117,7 @@ def focus(classifier: Network, settings: FocusSettings) -> Network:
 
 def rebuild_focus(architecture: Mapping[str, Any]) -> Network:
     """The network that config.json describes, for `load_state_dict`."""
-    from usfmae.tasks.models import rebuild
+    from usfmae.tasks.network.build import rebuild
 
     settings = FocusSettings(**architecture["settings"])
     sides = {"classifier": settings.size, "segmenter": architecture["segmenter_size"]}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usfmae.tasks.metrics import Floats, Ints, group_weights, in_blocks
+from usfmae.tasks.scores.classification import Floats, Ints, group_weights, in_blocks
 
 Columns = Mapping[str, NDArray[Any]]
 Score = Callable[[Floats, Columns], dict[str, Floats]]

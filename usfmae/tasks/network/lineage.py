@@ -12,9 +12,9 @@ from typing import Any
 
 from usfmae.model.runs import newest_whole
 from usfmae.model.weights import CONFIG
-from usfmae.tasks.data import LabelledSet
-from usfmae.tasks.models import Start
-from usfmae.tasks.splits import Ints, Split
+from usfmae.tasks.data.labelled import LabelledSet
+from usfmae.tasks.data.splits import Ints, Split
+from usfmae.tasks.network.build import Start
 
 Seen = dict[str, list[str]]
 """Set to the published split words of the samples that were learned from; EVERY for the whole set, "" for samples

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from openus.errors import OpenUSError, UsageError, did_you_mean
 from usfmae.model.weights import write_atomic
-from usfmae.tasks.augment import augment, draw
-from usfmae.tasks.models import Network
-from usfmae.tasks.optim import Average, make_optimizer, rate, set_rate
+from usfmae.tasks.network.build import Network
 from usfmae.tasks.recipe import FinetuneRecipe
+from usfmae.tasks.training.augment import augment, draw
+from usfmae.tasks.training.optim import Average, make_optimizer, rate, set_rate
 
 STATE = "state.pt"
 # The state is saved at the end of an epoch when so many seconds have passed, and at least so many times the
