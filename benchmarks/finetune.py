@@ -31,9 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks._corpus import pictures
 from usfmae.tasks.classify import ClassificationObjective
 from usfmae.tasks.data.square import square
-from usfmae.tasks.network.build import Start, build
+from usfmae.tasks.network.build import build
+from usfmae.tasks.network.device import pick_device
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.recipe import load_recipe
-from usfmae.tasks.training.loop import Samples, fit, pick_device
+from usfmae.tasks.training.loop import Samples, fit
 
 
 def write_folder(folder: Path, count: int) -> list[Path]:
@@ -108,8 +110,7 @@ def ours(files: list[Path], args: argparse.Namespace, device: torch.device, fold
 
 def cold_prediction(rounds: int) -> tuple[float, float]:
     """Processor seconds of `usfmae predict` on one PNG, and of importing torch and timm: the least of some runs."""
-    from usfmae.model.weights import save_weights
-    from usfmae.tasks.predict import CONFIG
+    from usfmae.model.weights import CONFIG, save_weights
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import graphlib
 import json
 import os
 import re
@@ -166,39 +165,6 @@ def test_openus_never_imports_usfmae_or_torch(repo: Path) -> None:
         if package == "openus" and (found := _imports(path) & {"usfmae", "torch", "torchvision", "timm"})
     }
     assert wrong == {}
-
-
-# What each room of usfmae may import besides itself.
-ROOMS = {"stream": set(), "model": set(), "train": {"stream", "model"}, "tasks": {"stream", "model", "train"}}
-
-
-def test_no_room_imports_from_its_right(repo: Path) -> None:
-    """At any depth of the code, so that no import hides in a function; nor do modules import each other in a ring."""
-    names = {".".join(path.relative_to(repo).with_suffix("").parts): path for _, path in _modules(repo)}
-    imports = {name: _modules_in(path) & names.keys() for name, path in names.items()}
-    wrong = {
-        (name, other)
-        for room, allowed in ROOMS.items()
-        for name, found in imports.items()
-        for other in found
-        if name.startswith(f"usfmae.{room}.") and other.startswith("usfmae.")
-        if other.split(".")[1] not in allowed | {room}
-    }
-    assert wrong == set()
-    for room in ("stream", "model", "train"):
-        inside = {name: imports[name] for name in names if name.startswith(f"usfmae.{room}.")}
-        graphlib.TopologicalSorter(inside).prepare()  # raises CycleError, which names the ring
-
-
-def _modules_in(path: Path) -> set[str]:
-    """Whole names of what a file imports, at any depth of its code: modules, and what may be one or a name in one."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -22,7 +22,8 @@ from usfmae.tasks.benchmark import own_recipes, parse_model
 from usfmae.tasks.classify import ClassificationTask, answers_of
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.report.table import write_tables
-from usfmae.tasks.scores.classification import group_weights, point_estimates
+from usfmae.tasks.scores.bootstrap import group_weights
+from usfmae.tasks.scores.classification import point_estimates
 from usfmae.tasks.scores.compare import Answers, mean_scores, paired
 
 Cli = Callable[..., Ended]

@@ -20,8 +20,8 @@ from usfmae.model.weights import build_mae, load_weights, save_weights
 from usfmae.tasks.exchange.exporting import export
 from usfmae.tasks.exchange.importing import import_weights
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.network.build import Start
-from usfmae.tasks.predict import load_model
+from usfmae.tasks.network.finetuned import load_model
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.recipe import load_recipe
 
 Cli = Callable[..., Ended]

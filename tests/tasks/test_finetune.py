@@ -31,10 +31,11 @@ from usfmae.tasks.data.labels import encode_labels
 from usfmae.tasks.data.pixels import spread_frames
 from usfmae.tasks.data.splits import Split
 from usfmae.tasks.finetune import choose_folds, finetune
-from usfmae.tasks.network.build import Start, build
+from usfmae.tasks.network.build import build
+from usfmae.tasks.network.device import choose_attention
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.report.terminal import show_result
-from usfmae.tasks.training.loop import choose_attention
 
 Cli = Callable[..., Ended]
 

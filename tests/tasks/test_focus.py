@@ -18,9 +18,12 @@ from tests.tasks.conftest import Ended
 from usfmae.stream.index import open_index
 from usfmae.tasks.exchange.exporting import export
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.network.build import Network, Start, build
+from usfmae.tasks.network.base import Network
+from usfmae.tasks.network.build import build
+from usfmae.tasks.network.finetuned import load_model
 from usfmae.tasks.network.focus import Focus
-from usfmae.tasks.predict import load_model, predict
+from usfmae.tasks.network.start import Start
+from usfmae.tasks.predict import predict
 from usfmae.tasks.recipe import FocusSettings, load_recipe
 
 Cli = Callable[..., Ended]

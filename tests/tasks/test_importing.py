@@ -22,7 +22,9 @@ from usfmae.model.layouts import WeightsError
 from usfmae.model.mae import IMAGENET_MEAN, IMAGENET_STD, MAE, MAEConfig
 from usfmae.model.weights import build_encoder, build_mae, load_weights
 from usfmae.tasks.exchange.importing import import_weights
-from usfmae.tasks.network.build import Start, build, from_state
+from usfmae.tasks.network.build import build
+from usfmae.tasks.network.start import Start
+from usfmae.tasks.network.timm import from_state
 
 Cli = Callable[..., Ended]
 COLOUR = {"in_chans": 3, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}

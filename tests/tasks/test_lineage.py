@@ -18,8 +18,9 @@ from usfmae.stream.index import open_index
 from usfmae.stream.mixture import make_plan
 from usfmae.tasks.data.splits import Split
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.network.build import Start, build
+from usfmae.tasks.network.build import build
 from usfmae.tasks.network.lineage import learned, seen_by, seen_notes
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.probe import probe
 from usfmae.tasks.recipe import load_recipe
 

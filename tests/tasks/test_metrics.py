@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from usfmae.tasks.scores.bootstrap import group_weights
 from usfmae.tasks.scores.classification import (
     bootstrap,
     by_group,
     classification,
     expected_calibration_error,
-    group_weights,
     over_weights,
     point_estimates,
-    summary,
 )
+from usfmae.tasks.scores.compare import summary
 
 
 def sample(n: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

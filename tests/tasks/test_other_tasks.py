@@ -26,12 +26,14 @@ from usfmae.stream.index import open_index
 from usfmae.tasks.data.labelled import find_benchmark, load_labelled
 from usfmae.tasks.data.square import square, square_mask
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.network.build import Start, build
+from usfmae.tasks.network.build import build
 from usfmae.tasks.network.segmenter import dress
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.predict import predict
 from usfmae.tasks.recipe import load_recipe
-from usfmae.tasks.scores.bootstrap import means_with_intervals, multilabel_scores, regression_scores
-from usfmae.tasks.scores.classification import group_weights
+from usfmae.tasks.scores.bootstrap import group_weights, means_with_intervals
+from usfmae.tasks.scores.multilabel import multilabel_scores
+from usfmae.tasks.scores.regression import regression_scores
 from usfmae.tasks.scores.segmentation import (
     Structure,
     average_precision,

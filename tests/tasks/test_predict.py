@@ -21,8 +21,10 @@ from tests.tasks.conftest import Ended
 from usfmae.model.weights import WeightsError
 from usfmae.stream.index import open_index
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.network.build import Start, build, rebuild
-from usfmae.tasks.predict import load_model, predict
+from usfmae.tasks.network.build import build, rebuild
+from usfmae.tasks.network.finetuned import load_model
+from usfmae.tasks.network.start import Start
+from usfmae.tasks.predict import predict
 from usfmae.tasks.recipe import load_recipe
 
 Cli = Callable[..., Ended]

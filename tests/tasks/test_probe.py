@@ -18,8 +18,9 @@ from torchmetrics.functional.retrieval import retrieval_average_precision, retri
 from openus.errors import UsageError
 from tests.tasks.conftest import Ended
 from usfmae.model.weights import build_mae, load_weights, save_weights
-from usfmae.tasks.network.build import Start, build
+from usfmae.tasks.network.build import build
 from usfmae.tasks.network.features import extract, extract_tokens, pooled
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.training.heads import attentive, knn, linear, log_loss, retrieval
 
 Cli = Callable[..., Ended]

@@ -21,7 +21,7 @@ from tests.tasks.conftest import Ended
 from usfmae.model.weights import build_mae, load_weights, save_weights
 from usfmae.tasks.exchange.publishing import without_paths
 from usfmae.tasks.finetune import finetune
-from usfmae.tasks.network.build import Start
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.recipe import load_recipe
 
 Cli = Callable[..., Ended]

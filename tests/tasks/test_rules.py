@@ -26,8 +26,10 @@ from usfmae.tasks.classify import (
 from usfmae.tasks.data.labelled import LabelledSet, find_benchmark, load_labelled
 from usfmae.tasks.data.splits import Split
 from usfmae.tasks.multilabel import MultilabelObjective
-from usfmae.tasks.network.build import Network, Start, build
+from usfmae.tasks.network.base import Network
+from usfmae.tasks.network.build import build
 from usfmae.tasks.network.calibration import Calibration, fit_calibration
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.recipe import FinetuneRecipe
 from usfmae.tasks.segment import SegmentationObjective, SegmentationTask
 from usfmae.tasks.task import Run

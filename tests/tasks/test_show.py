@@ -15,8 +15,10 @@ from tests.helpers.browser import headless
 from tests.tasks.conftest import Ended
 from usfmae.tasks.finetune import finetune
 from usfmae.tasks.network.attention import gradient_map, rollout
-from usfmae.tasks.network.build import Network, Start, build
+from usfmae.tasks.network.base import Network
+from usfmae.tasks.network.build import build
 from usfmae.tasks.network.features import extract
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.show import nearest, project
 

@@ -33,15 +33,15 @@ from openus.manifest import Benchmark
 from usfmae.tasks.data.labelled import LabelledSet, find_benchmark
 from usfmae.tasks.data.splits import Split
 from usfmae.tasks.finetune import TASKS, choose_folds, load_with_progress, test_part
-from usfmae.tasks.network.build import FOLD, Start
+from usfmae.tasks.network.device import pick_device
+from usfmae.tasks.network.start import FOLD, Start
 from usfmae.tasks.recipe import FinetuneRecipe, load_recipe
+from usfmae.tasks.report.names import NAMES, figure
 from usfmae.tasks.report.table import write_tables
-from usfmae.tasks.report.terminal import NAMES, figure
 from usfmae.tasks.runs import METRICS, Job, network_for, run, write_json
-from usfmae.tasks.scores.classification import summary
-from usfmae.tasks.scores.compare import Runs, mean_scores, paired
+from usfmae.tasks.scores.compare import Runs, mean_scores, paired, summary
 from usfmae.tasks.task import Task
-from usfmae.tasks.training.loop import Samples, measure_rate, pick_device
+from usfmae.tasks.training.loop import Samples, measure_rate
 
 
 @dataclass(frozen=True)

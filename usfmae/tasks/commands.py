@@ -112,8 +112,8 @@ def finetune(
     """
     console.set_debug(debug)
     from usfmae.tasks.finetune import finetune as work
-    from usfmae.tasks.network.build import Start
     from usfmae.tasks.network.lineage import own_size
+    from usfmae.tasks.network.start import Start
     from usfmae.tasks.recipe import load_recipe
     from usfmae.tasks.report.terminal import show_result
 
@@ -204,8 +204,8 @@ def probe(
 ) -> None:
     """Judge frozen features on a labelled set: nearest neighbours, linear, attentive, retrieval, few labels."""
     console.set_debug(debug)
-    from usfmae.tasks.network.build import Start
     from usfmae.tasks.network.lineage import own_size
+    from usfmae.tasks.network.start import Start
     from usfmae.tasks.probe import probe as work
     from usfmae.tasks.report.terminal import show_probe
 
@@ -245,8 +245,8 @@ def embed(
     """Write the features of every sample of a set, or of any files, as a Parquet table."""
     console.set_debug(debug)
     from usfmae.tasks.embed import embed as work
-    from usfmae.tasks.network.build import Start
     from usfmae.tasks.network.lineage import own_size
+    from usfmae.tasks.network.start import Start
 
     start = Start(weights=weights, timm=model, pretrained=pretrained)
     result = work(

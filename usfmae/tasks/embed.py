@@ -25,10 +25,12 @@ from openus.places import Place
 from usfmae.stream.index import Index, open_index
 from usfmae.tasks.data.files import Grey, Looks, message, open_file
 from usfmae.tasks.data.pixels import decode_rows
-from usfmae.tasks.network.build import Network, Start, build
+from usfmae.tasks.network.base import Network
+from usfmae.tasks.network.build import build
+from usfmae.tasks.network.device import pick_device
 from usfmae.tasks.network.features import Pool, extract
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.recipe import Aspect
-from usfmae.tasks.training.loop import pick_device
 
 _CHUNK = 512
 _COLUMNS = ("key", "set", "source", "anatomy", "kind", "clip", "patient", "split")

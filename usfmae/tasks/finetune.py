@@ -23,15 +23,14 @@ from usfmae.tasks.classify import ClassificationTask
 from usfmae.tasks.data.labelled import LabelledSet, find_benchmark, load_labelled
 from usfmae.tasks.data.splits import Split
 from usfmae.tasks.multilabel import MultilabelTask
-from usfmae.tasks.network.build import Start
+from usfmae.tasks.network.device import pick_device
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.recipe import FinetuneRecipe
 from usfmae.tasks.regress import RegressionTask
 from usfmae.tasks.runs import METRICS, PREDICTIONS, Job, run, write_json
-from usfmae.tasks.scores.classification import summary
-from usfmae.tasks.scores.compare import Answers
+from usfmae.tasks.scores.compare import Answers, summary
 from usfmae.tasks.segment import SegmentationTask
 from usfmae.tasks.task import Task
-from usfmae.tasks.training.loop import pick_device
 from usfmae.train.share import compiler_told
 
 TASKS: dict[str, type[Task]] = {

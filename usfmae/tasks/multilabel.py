@@ -14,8 +14,8 @@ from torch import Tensor
 from openus.errors import OpenUSError
 from usfmae.tasks.data.splits import Split
 from usfmae.tasks.recipe import FinetuneRecipe
-from usfmae.tasks.scores.bootstrap import multilabel_over, multilabel_scores
 from usfmae.tasks.scores.compare import Answers
+from usfmae.tasks.scores.multilabel import multilabel_over, multilabel_scores
 from usfmae.tasks.task import Batches, Ints, Outcome, Run, Task, clip_numbers
 
 Floats = NDArray[np.float64]

@@ -20,17 +20,22 @@ from openus import __version__, console
 from openus.errors import UsageError, did_you_mean
 from openus.manifest import Benchmark
 from usfmae.tasks.data.labelled import LabelledSet, find_benchmark, load_labelled
+from usfmae.tasks.data.pixels import grey_statistics
 from usfmae.tasks.data.splits import Split, subsample
 from usfmae.tasks.finetune import choose_folds
-from usfmae.tasks.network.build import Network, Start, build, grey_statistics
+from usfmae.tasks.network.base import Network
+from usfmae.tasks.network.build import build
+from usfmae.tasks.network.device import pick_device
 from usfmae.tasks.network.features import Pool, extract, extract_tokens
 from usfmae.tasks.network.lineage import seen_notes
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.recipe import Aspect
+from usfmae.tasks.report.plots import fractions_png
 from usfmae.tasks.runs import write_json
 from usfmae.tasks.scores.bootstrap import means_with_intervals
-from usfmae.tasks.scores.classification import classification, summary
+from usfmae.tasks.scores.classification import classification
+from usfmae.tasks.scores.compare import summary
 from usfmae.tasks.training.heads import attentive, knn, linear, retrieval
-from usfmae.tasks.training.loop import pick_device
 
 HEADS = ("knn", "linear", "attentive", "retrieval")
 Ints = NDArray[np.int64]
@@ -197,8 +202,6 @@ def _write(
         "version": __version__,
     }  # fmt: skip
     if len({fraction for _, fraction in keys}) > 1:
-        from usfmae.tasks.report.plots import fractions_png
-
         fractions_png(out / "curve.png", table, f"{data.benchmark.name}: {start.name}, frozen")
     write_json(out / "probe.json", result)
     return result

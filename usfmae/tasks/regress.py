@@ -15,8 +15,9 @@ from torch import Tensor
 from openus.errors import OpenUSError
 from usfmae.tasks.data.splits import Split
 from usfmae.tasks.recipe import FinetuneRecipe
-from usfmae.tasks.scores.bootstrap import regression_over, regression_scores
+from usfmae.tasks.report.plots import agreement_png
 from usfmae.tasks.scores.compare import Answers
+from usfmae.tasks.scores.regression import regression_over, regression_scores
 from usfmae.tasks.task import Batches, Ints, Outcome, Run, Task, clip_numbers
 
 
@@ -116,8 +117,6 @@ class RegressionTask(Task):
         return super().pool(folds) | {"pairs": pairs}
 
     def draw(self, folder: Path, result: dict[str, Any], title: str) -> None:
-        from usfmae.tasks.report.plots import agreement_png
-
         truth, value = result.pop("pairs")
         agreement_png(
             folder / "agreement.png", np.array(truth), np.array(value), self.data.benchmark.label, title

@@ -15,10 +15,14 @@ import torch
 from openus import __version__, console
 from openus.errors import UsageError
 from usfmae.model.weights import save_weights, write_atomic
+from usfmae.tasks.data.pixels import grey_statistics
 from usfmae.tasks.data.splits import Split, subsample
-from usfmae.tasks.network.build import Network, Start, build, grey_statistics
+from usfmae.tasks.network.base import Network
+from usfmae.tasks.network.build import build
+from usfmae.tasks.network.finetuned import Model, load_model
 from usfmae.tasks.network.focus import focus
 from usfmae.tasks.network.lineage import learned, merged, seen_by, seen_notes
+from usfmae.tasks.network.start import Start
 from usfmae.tasks.recipe import FocusSettings
 from usfmae.tasks.report.plots import curves_png
 from usfmae.tasks.task import Batches, Ints, Outcome, Task
@@ -87,7 +91,10 @@ def network_for(task: Task, start: Start, fold: str, grey: tuple[float, float] =
         start, outputs=task.outputs, size=closer.size if closer else recipe.size, drop_path=recipe.drop_path,
         pool=recipe.pool, grey=grey,
     )  # fmt: skip
-    return focus(network, closer) if closer else task.dress(network)
+    if closer is None:
+        return task.dress(network)
+    segmenter = _segmenter(closer)
+    return focus(network, segmenter.network, segmenter.config["input"]["size"], closer)
 
 
 def _closer(task: Task, fold: str) -> FocusSettings | None:
@@ -98,6 +105,18 @@ def _closer(task: Task, fold: str) -> FocusSettings | None:
     if task.kind == "segmentation":
         raise UsageError("focus is for tasks that give an answer for an image; a segmenter sees all of it")
     return settings.of_fold(fold)
+
+
+def _segmenter(closer: FocusSettings) -> Model:
+    """The segmenter before a classifier. Raises UsageError where the folder holds none."""
+    folder = Path(closer.segmenter)
+    model = load_model(folder, "cpu")
+    if model.kind != "segmenter":
+        raise UsageError(
+            f"{folder}: focus.segmenter wants the folder of a segmenter, and this is a {model.kind}; make one with: "
+            "usfmae finetune DATA --benchmark NAME (of masks, like bus-bra-lesion) --weights RUN --out FOLDER"
+        )
+    return model
 
 
 def _samples(task: Task, rows: Ints, device: torch.device) -> Samples:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from openus.errors import OpenUSError
 from usfmae.tasks.data.splits import Split
-from usfmae.tasks.network.build import Network
+from usfmae.tasks.network.base import Network
 from usfmae.tasks.network.segmenter import dress
+from usfmae.tasks.report.plots import masks_png
 from usfmae.tasks.scores.compare import Answers, Columns
 from usfmae.tasks.scores.segmentation import average_precision, match, over_classes, overlap, structures
 from usfmae.tasks.task import Batches, Ints, Outcome, Run, Task
@@ -143,8 +144,6 @@ class SegmentationTask(Task):
         return scores
 
     def draw(self, folder: Path, result: dict[str, Any], title: str) -> None:
-        from usfmae.tasks.report.plots import masks_png
-
         sheet = result.pop("sheet", None)
         if sheet:
             masks_png(folder / "masks.png", [(self.data.images[i, 0], *rest) for i, *rest in sheet], title)

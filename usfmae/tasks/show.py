@@ -23,16 +23,21 @@ from numpy.typing import NDArray
 from openus import __version__, console
 from openus.errors import UsageError, did_you_mean
 from usfmae.model.layouts import WeightsError
-from usfmae.model.weights import write_atomic
+from usfmae.model.masking import MASKINGS
+from usfmae.model.painting import draw_grid, paint
+from usfmae.model.weights import build_mae, load_weights, write_atomic
 from usfmae.stream.index import open_index
 from usfmae.tasks.data.pixels import decode_rows
 from usfmae.tasks.network.attention import enlarge, gradient_map, rollout
-from usfmae.tasks.network.build import Network, Start, build, read_folder_config
+from usfmae.tasks.network.base import Network
+from usfmae.tasks.network.build import build
+from usfmae.tasks.network.device import pick_device
 from usfmae.tasks.network.features import extract
+from usfmae.tasks.network.finetuned import load_model
 from usfmae.tasks.network.lineage import own_size
+from usfmae.tasks.network.start import Start, read_folder_config
 from usfmae.tasks.recipe import Aspect
 from usfmae.tasks.report.plots import looks_png, map_png, neighbours_png
-from usfmae.tasks.training.loop import pick_device
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 Layout = Literal["pca", "umap"]
@@ -189,8 +194,6 @@ def _looks(
     except UsageError as error:
         missing.append(str(error))
     if config.get("kind") == "classifier":
-        from usfmae.tasks.predict import load_model
-
         judge = load_model(model, str(device)).network
         maps["evidence for the decision"] = enlarge(gradient_map(judge, pixels), side).cpu().numpy()
     else:
@@ -205,10 +208,6 @@ def _looks(
 
 
 def _reconstruction(path: Path, model: Path, images: NDArray[np.uint8], seed: int) -> Section:
-    from usfmae.model.masking import MASKINGS
-    from usfmae.model.painting import draw_grid, paint
-    from usfmae.model.weights import build_mae, load_weights
-
     title = "What it paints"
     try:
         weights = load_weights(model)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from usfmae.tasks.data.labelled import LabelledSet
 from usfmae.tasks.data.splits import Split, leaked_rows, leaks, leaks_json
-from usfmae.tasks.network.build import Network
+from usfmae.tasks.network.base import Network
 from usfmae.tasks.recipe import FinetuneRecipe
 from usfmae.tasks.scores.compare import Answers, mean_scores
 from usfmae.tasks.training.loop import Objective

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from usfmae.stream.index import Index
     from usfmae.tasks.recipe import Aspect
 
-_READ_AHEAD = 256
-
 
 @dataclass(frozen=True)
 class LabelledSet:

@@ -85,3 +85,9 @@ def spread_frames(rows: Ints, clips: Sequence[str], most: int | None) -> Ints:
     ]
     kept += [row for members in of_clip.values() if len(members) <= most for row in members]
     return np.array(sorted(kept), np.int64)
+
+
+def grey_statistics(images: Any) -> tuple[float, float]:
+    """Mean and deviation (0..1) of uint8 images [N, 1, S, S], from at most 512 of them, evenly spaced."""
+    some = images[:: max(1, len(images) // 512)].astype(np.float32) / 255
+    return float(some.mean()), float(max(some.std(), 1e-3))

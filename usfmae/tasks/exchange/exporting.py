@@ -27,8 +27,11 @@ from usfmae.model.layouts import encoder_state, to_huggingface
 from usfmae.model.mae import MAEConfig
 from usfmae.model.weights import CONFIG, WEIGHTS, Weights, load_weights, save_weights, write_atomic
 from usfmae.tasks.exchange.card import write_card
-from usfmae.tasks.network.build import Network, Start, build, read_folder_config, refuse_nan
+from usfmae.tasks.network.base import Network, refuse_nan
+from usfmae.tasks.network.build import build
 from usfmae.tasks.network.features import pooled
+from usfmae.tasks.network.finetuned import load_model
+from usfmae.tasks.network.start import Start, read_folder_config
 
 TOLERANCE = 1e-4
 
@@ -199,8 +202,6 @@ def _onnx(source: Path, config: dict[str, Any], out: Path) -> dict[str, Any]:
             raise MissingExtraError(package, "onnx", "export to ONNX")
     module: nn.Module
     if "kind" in config:
-        from usfmae.tasks.predict import load_model
-
         size, name = int(config["input"]["size"]), "answer"
         module = _Answers(load_model(source, "cpu"))
     else:

@@ -12,7 +12,8 @@ from usfmae.model.foreign import Foreign, recognise
 from usfmae.model.layouts import WeightsError
 from usfmae.model.mae import IMAGENET_MEAN, IMAGENET_STD
 from usfmae.model.weights import Weights, build_encoder, build_mae, read_tensors, save_weights
-from usfmae.tasks.network.build import from_state, refuse_nan
+from usfmae.tasks.network.base import refuse_nan
+from usfmae.tasks.network.timm import from_state
 
 # Known files, by sha256: what they are. The first was recorded by a user of the release.
 KNOWN = {

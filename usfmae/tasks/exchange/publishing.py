@@ -25,7 +25,7 @@ from openus.shards.writer import write_bytes
 from usfmae.model.weights import CONFIG, load_weights
 from usfmae.tasks.exchange.card import hub_card
 from usfmae.tasks.exchange.exporting import export
-from usfmae.tasks.network.build import read_folder_config
+from usfmae.tasks.network.start import read_folder_config
 
 _PLACES = (("timm", ""), ("hf-vitmae", "transformers"), ("hf-vit", "transformers"), ("safetensors", "usfmae"))
 _LOCAL = re.compile(r"^(?:/|~|file://|[A-Za-z]:[\\/])")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openus.errors import UsageError
-from usfmae.tasks.network.build import Network
+from usfmae.tasks.network.base import Network
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from openus.errors import UsageError
-from usfmae.tasks.network.build import Network
+from usfmae.tasks.network.base import Network
 
 Pool = Literal["mean", "class", "both"]
 

@@ -6,16 +6,11 @@ A lesion covers a small part of most images, and its outline and texture decide.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openus.errors import UsageError
-from usfmae.tasks.network.build import Network
+from usfmae.tasks.network.base import Network
 from usfmae.tasks.recipe import FocusSettings
 
 IDENTITY = ((0.0,), (1.0,))  # the two networks inside normalise for themselves
@@ -91,39 +86,12 @@ def _shaken(boxes: Tensor, amount: float) -> Tensor:
     return torch.cat([_inside(moved, half), half], 1)
 
 
-def focus(classifier: Network, settings: FocusSettings) -> Network:
-    """Put the segmenter of `settings` before a classifier built for images of `settings.size`.
-
-    Raises UsageError where the folder holds no segmenter.
-    """
-    from usfmae.tasks.predict import load_model
-
-    folder = Path(settings.segmenter)
-    model = load_model(folder, "cpu")
-    if model.kind != "segmenter":
-        raise UsageError(
-            f"{folder}: focus.segmenter wants the folder of a segmenter, and this is a {model.kind}; make one with: "
-            "usfmae finetune DATA --benchmark NAME (of masks, like bus-bra-lesion) --weights RUN --out FOLDER"
-        )
+def focus(classifier: Network, segmenter: Network, segmenter_size: int, settings: FocusSettings) -> Network:
+    """Put a segmenter of images of `segmenter_size` before a classifier built for images of `settings.size`."""
     architecture = {
-        "family": "focus", "segmenter_size": model.config["input"]["size"],
+        "family": "focus", "segmenter_size": segmenter_size,
         "settings": {"size": settings.size, "margin": settings.margin, "least": settings.least},
         "classifier": {"architecture": classifier.architecture, "input": classifier.input},
-        "segmenter": {"architecture": model.network.architecture, "input": model.network.input},
+        "segmenter": {"architecture": segmenter.architecture, "input": segmenter.input},
     }  # fmt: skip
-    body = Focus(classifier, model.network, architecture["segmenter_size"], settings)
-    return Network(body, architecture, *IDENTITY)
-
-
-def rebuild_focus(architecture: Mapping[str, Any]) -> Network:
-    """The network that config.json describes, for `load_state_dict`."""
-    from usfmae.tasks.network.build import rebuild
-
-    settings = FocusSettings(**architecture["settings"])
-    sides = {"classifier": settings.size, "segmenter": architecture["segmenter_size"]}
-    parts = {
-        name: rebuild(architecture[name]["architecture"], architecture[name]["input"], side)
-        for name, side in sides.items()
-    }
-    body = Focus(parts["classifier"], parts["segmenter"], sides["segmenter"], settings)
-    return Network(body, architecture, *IDENTITY)
+    return Network(Focus(classifier, segmenter, segmenter_size, settings), architecture, *IDENTITY)

@@ -14,7 +14,7 @@ from usfmae.model.runs import newest_whole
 from usfmae.model.weights import CONFIG
 from usfmae.tasks.data.labelled import LabelledSet
 from usfmae.tasks.data.splits import Ints, Split
-from usfmae.tasks.network.build import Start
+from usfmae.tasks.network.start import Start
 
 Seen = dict[str, list[str]]
 """Set to the published split words of the samples that were learned from; EVERY for the whole set, "" for samples

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openus.errors import UsageError
-from usfmae.tasks.network.build import Network
+from usfmae.tasks.network.base import Network
 
 WIDTH = 128
 LEVELS = 4

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from usfmae.tasks.predict import Prediction
+    from usfmae.tasks.network.prediction import Prediction
 
 INK, ACCENT, SECOND, GRID = "#1f2933", "#0b7285", "#e8590c", "#dde3e8"
 

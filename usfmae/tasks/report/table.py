@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from usfmae.model.weights import write_atomic
-from usfmae.tasks.report.terminal import NAMES
+from usfmae.tasks.report.names import NAMES
+from usfmae.tasks.report.plots import ACCENT, INK, SECOND, new_figure, plain_axes, save_png
 
 _PLAIN = ("mae", "rmse", "r2", "pearson")  # in the label's unit, or never in per cent
 _PUBLISHED = {"f1": "F1", "map": "mAP", "map_50": "mAP@50"}
@@ -183,8 +184,6 @@ def _tex_score(cell: Mapping[str, Any] | None, name: str) -> str:
 
 def picture(path: Path, result: Mapping[str, Any]) -> None:
     """Point and 95 % interval of each model, a panel per benchmark and score; published figures as dashed lines."""
-    from usfmae.tasks.report.plots import ACCENT, INK, SECOND, new_figure, plain_axes, save_png
-
     names, models = list(result["benchmarks"]), result["models"]
     figure = new_figure(8.4, (0.36 * len(models) + 1.1) * len(names))
     grid = figure.subplots(len(names), 2, squeeze=False, sharey="row")

@@ -1,4 +1,4 @@
-"""Scores that are means of what each sample got, and of values and of several labels, with intervals."""
+"""Intervals that resample patients: scores are functions of sample weights, how often a draw took each patient."""
 
 from __future__ import annotations
 
@@ -8,9 +8,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usfmae.tasks.scores.classification import Floats, Ints, area_under_curve, group_weights, in_blocks
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_CHUNK = 1 << 22  # elements of a [resamples, samples] block that stay in the processor's caches
 
 Scores = dict[str, dict[str, float | None]]
+
+
+def group_weights(groups: Ints | None, n: int, resamples: int, seed: int) -> NDArray[np.int32]:
+    """How often each draw holds each sample: int32 [resamples, N]."""
+    ids = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    count = int(ids.max()) + 1
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.int32)
+    return drawn[:, ids]
+
+
+def in_blocks(compute: Callable[[Floats], dict[str, Floats]], weights: NDArray[Any]) -> dict[str, Floats]:
+    """Call `compute` on blocks of rows of `weights` [B, N] that stay small, and join what it gives."""
+    step = max(1, _CHUNK // max(1, weights.shape[1]))
+    parts = [
+        compute(weights[start : start + step].astype(np.float64))
+        for start in range(0, max(1, len(weights)), step)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def means_with_intervals(each: dict[str, Floats], groups: Ints, resamples: int) -> Scores:
@@ -42,7 +63,7 @@ Fold = tuple[NDArray[Any], NDArray[Any], Ints]
 """Targets, what was found, and the groups of one test part."""
 
 
-def _over_folds(
+def over_folds(
     folds: Sequence[Fold], compute: Callable[[Floats, Any, Any], dict[str, Floats]], resamples: int
 ) -> Scores:
     """Scores as functions of sample weights [B, N], averaged over folds: as they are, and over draws of patients."""
@@ -58,77 +79,7 @@ def _over_folds(
     }
 
 
-def regression_scores(folds: Sequence[Fold], resamples: int = 1000) -> Scores:
-    """The scores of `regression_over`; targets and values float64 [N] of each fold."""
-    return _over_folds(folds, regression_over, resamples)
-
-
-def regression_over(W: Floats, targets: Floats, found: Floats) -> dict[str, Floats]:
-    """Mean absolute error, root mean squared error, R2 and Pearson's r under sample weights [B, N]."""
-    total = W.sum(1)
-    error = found - targets
-    squared = W @ error**2 / total
-    mean, mean_found = W @ targets / total, W @ found / total
-    variance = W @ targets**2 / total - mean**2
-    variance_found = W @ found**2 / total - mean_found**2
-    covariance = W @ (targets * found) / total - mean * mean_found
-    spread = np.sqrt(np.maximum(variance * variance_found, 0))
-    return {
-        "mae": W @ np.abs(error) / total,
-        "rmse": np.sqrt(squared),
-        "r2": 1 - _divide(squared, variance),
-        "pearson": _divide(covariance, spread),
-    }
-
-
-def _divide(a: Floats, b: Floats) -> Floats:
+def divide(a: Floats, b: Floats) -> Floats:
+    """a / b float64 [B], NaN where b is nothing."""
     out: Floats = np.divide(a, b, out=np.full(len(a), np.nan), where=b > 1e-12)
     return out
-
-
-def multilabel_scores(
-    folds: Sequence[Fold], names: Sequence[str], resamples: int = 1000
-) -> tuple[Scores, dict[str, Scores]]:
-    """Scores of several yes-or-no labels: averages over the labels, and each label's own.
-
-    Targets 0 or 1, [N, C]; found: probabilities float64 [N, C]; decisions at 0.5.
-    """
-    everything = _over_folds(folds, lambda W, t, f: multilabel_over(W, t, f, names), resamples)
-    overall = {name: score for name, score in everything.items() if ":" not in name}
-    each = {
-        name: {key.split(":")[0]: score for key, score in everything.items() if key.endswith(f":{name}")}
-        for name in names
-    }
-    return overall, each
-
-
-def multilabel_over(
-    W: Floats, targets: NDArray[Any], probabilities: Floats, names: Sequence[str]
-) -> dict[str, Floats]:
-    """Averages over the labels, and as ``f1:NAME`` … each label's own, under sample weights [B, N]."""
-    truth, decided = np.asarray(targets) > 0.5, probabilities >= 0.5
-    hits, wrong = W @ (truth & decided), W @ (truth ^ decided)
-    f1 = np.divide(2 * hits, 2 * hits + wrong, out=np.zeros_like(hits), where=hits + wrong > 0)
-    scores = {f"f1:{name}": f1[:, c] for c, name in enumerate(names)}
-    for c, name in enumerate(names):
-        scores[f"auroc:{name}"] = area_under_curve(W, truth[:, c], probabilities[:, c])
-        scores[f"average_precision:{name}"] = _average_precision(W, truth[:, c], probabilities[:, c])
-    scores["exact_match"] = W @ (truth == decided).all(1) / W.sum(1)
-    scores["hamming_accuracy"] = W @ (truth == decided).mean(1) / W.sum(1)
-    for kind in ("f1", "auroc", "average_precision"):
-        stacked = np.stack([scores[f"{kind}:{name}"] for name in names], 1)
-        known = np.isfinite(stacked).any(1)
-        scores[f"{kind}_macro"] = np.full(len(stacked), np.nan)
-        scores[f"{kind}_macro"][known] = np.nanmean(stacked[known], 1)
-    return scores
-
-
-def _average_precision(W: Floats, truth: NDArray[np.bool_], scores: Floats) -> Floats:
-    """Sum over thresholds of precision times the step in recall, ties taken together: float [B]."""
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])
-    tp = np.cumsum(W[:, order] * truth[order], 1)[:, ends]
-    seen = np.cumsum(W[:, order], 1)[:, ends]
-    precision = np.divide(tp, seen, out=np.zeros_like(tp), where=seen > 0)
-    steps = np.diff(tp, axis=1, prepend=0.0)
-    return _divide((precision * steps).sum(1), tp[:, -1])

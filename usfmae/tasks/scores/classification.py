@@ -8,18 +8,16 @@ the test part is named in ``notes`` and has no score of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from usfmae.tasks.scores.bootstrap import Floats, Ints, group_weights, in_blocks
 
 SPECIFICITIES = (0.90, 0.95)
 ECE_BINS = 15
-_CHUNK = 1 << 22  # elements of a [resamples, samples] block that stay in the processor's caches
 
 
 def classification(
@@ -143,30 +141,11 @@ def bootstrap(
     )
 
 
-def group_weights(groups: Ints | None, n: int, resamples: int, seed: int) -> NDArray[np.int32]:
-    """How often each draw holds each sample: int32 [resamples, N]."""
-    ids = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    count = int(ids.max()) + 1
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.int32)
-    return drawn[:, ids]
-
-
 def over_weights(
     targets: Ints, probabilities: Floats, weights: NDArray[Any], positive: int
 ) -> dict[str, Floats]:
     """Each score under each row of sample weights [B, N]: name to float [B]."""
     return in_blocks(lambda W: weighted_scores(W, targets, probabilities, positive), weights)
-
-
-def in_blocks(compute: Callable[[Floats], dict[str, Floats]], weights: NDArray[Any]) -> dict[str, Floats]:
-    """Call `compute` on blocks of rows of `weights` [B, N] that stay small, and join what it gives."""
-    step = max(1, _CHUNK // max(1, weights.shape[1]))
-    parts = [
-        compute(weights[start : start + step].astype(np.float64))
-        for start in range(0, max(1, len(weights)), step)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def weighted_scores(
@@ -306,17 +285,3 @@ def by_group(targets: Ints, probabilities: Floats, ids: Ints) -> tuple[Ints, Flo
     votes = np.zeros((len(unique), int(targets.max()) + 1), np.int64)
     np.add.at(votes, (inverse, targets), 1)
     return votes.argmax(1), sums / np.bincount(inverse)[:, None], unique
-
-
-def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Mean and standard deviation (of a sample) of each score over the results of several folds or seeds."""
-    names = list(runs[0]["metrics"]) if runs else []
-    table: dict[str, dict[str, float | None]] = {}
-    for name in names:
-        values = [run["metrics"][name]["value"] for run in runs if run["metrics"][name]["value"] is not None]
-        table[name] = {
-            "mean": float(np.mean(values)) if values else None,
-            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-            "runs": len(values),
-        }
-    return table

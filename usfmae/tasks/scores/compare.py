@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usfmae.tasks.scores.classification import Floats, Ints, group_weights, in_blocks
+from usfmae.tasks.scores.bootstrap import Floats, Ints, group_weights, in_blocks
 
 Columns = Mapping[str, NDArray[Any]]
 Score = Callable[[Floats, Columns], dict[str, Floats]]
@@ -170,3 +170,17 @@ def _exchanged(pair: Pair, swaps: NDArray[np.bool_]) -> dict[str, Floats]:
         return {name: left[name] - right[name] for name in left}
 
     return in_blocks(scores, swaps)
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Mean and standard deviation (of a sample) of each score over the results of several folds or seeds."""
+    names = list(runs[0]["metrics"]) if runs else []
+    table: dict[str, dict[str, float | None]] = {}
+    for name in names:
+        values = [run["metrics"][name]["value"] for run in runs if run["metrics"][name]["value"] is not None]
+        table[name] = {
+            "mean": float(np.mean(values)) if values else None,
+            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            "runs": len(values),
+        }
+    return table
