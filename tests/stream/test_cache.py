@@ -12,16 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from openus.errors import CorpusError, UsageError
 from tests.stream.conftest import Server
+from usfmae.stream.ahead import ShardsAhead
 from usfmae.stream.cache import ShardCache
 from usfmae.stream.index import Index, open_index
 from usfmae.stream.loader import Loader
@@ -302,3 +305,27 @@ def test_through_fsspec_with_shards_that_lie_elsewhere(corpus: Path, tmp_path: P
     memory.rm("/tars/pretrain-000001.tar")
     with pytest.raises(CorpusError, match="cannot be read"):
         load(index, ShardCache(tmp_path / "fresh"))
+
+
+def test_looking_ahead_keeps_pace_with_the_loader(corpus: Path, tmp_path: Path, serve: Serve) -> None:
+    """Also where all shards are here already: the order of a long run is not worked out long before it is wanted."""
+    index = open_index(serve(corpus).url)
+    drawn = 0
+
+    def rows() -> Iterator[NDArray[np.int64]]:
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield np.arange(8)
+
+    ahead = ShardsAhead(index, ShardCache(tmp_path / "cache"), rows(), steps=4)
+    for taken in range(6):
+        deadline = time.monotonic() + 20
+        while drawn < taken + 6:  # the steps it may look at, and the next, before which it waits
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert drawn == taken + 6
+        ahead.advance()
+    ahead.close()
+    assert drawn <= 12

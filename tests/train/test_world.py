@@ -27,7 +27,7 @@ with join("cpu") as world:
 
     found = {
         "mean": world.mean(own).tolist(), "sum": world.sum(own).tolist(), "own": own.tolist(),
-        "any": [world.any(world.rank == 1), world.any(world.leads), world.any(False), world.any(True)],
+        "most": [world.most(5 - world.rank), world.most(3 + world.rank)],
         "least": [world.least(5 - world.rank), world.least(3 + world.rank)],
         "told": world.tell(f"from {world.rank}"),
         "shared": gradient(False), "kept": gradient(True), "leads": world.leads, "size": world.size,
@@ -47,7 +47,7 @@ def test_two_processes_agree(tmp_path: Path, repo: Path) -> None:
     for rank, found in enumerate(both):
         assert found["mean"] == [2, 5] and found["sum"] == [4, 10]
         assert found["own"] == [1 + 2 * rank, 10 * rank]  # what was given stays as it was
-        assert found["any"] == [True, True, False, True] and found["least"] == [4, 3]
+        assert found["most"] == [5, 4] and found["least"] == [4, 3]
         assert found["told"] == "from 0" and found["leads"] == (rank == 0) and found["size"] == 2
         # Gradients are averaged, but for all parts of a batch before its last.
         assert found["shared"] == 2 and found["kept"] == 1 + 2 * rank

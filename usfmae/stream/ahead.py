@@ -64,7 +64,10 @@ class ShardsAhead:
     def _run(self, cache: ShardCache, rows: Iterator[Ints]) -> None:
         last: dict[int, int] = {}  # the last step for which each shard was looked at
         coming: deque[tuple[int, int]] = deque()  # step and bytes of what was fetched ahead of its step
+        room = cache.limit // 2
         for step, wanted in enumerate(rows):
+            if not self._may(step, coming, room):  # also where nothing is to be fetched: no racing ahead
+                return
             for number in np.unique(self._index.shard_of[wanted]).tolist():
                 recent = step - last.get(number, -self._steps - 1) <= self._steps
                 last[number] = step
@@ -72,7 +75,7 @@ class ShardsAhead:
                     continue
                 shard = self._index.shard_info[number]
                 coming.append((step, max(shard.bytes, 0)))
-                if not self._may(step, coming, cache.limit // 2):
+                if not self._may(step, coming, room):
                     return
                 try:
                     cache.fetch(shard)
@@ -81,7 +84,7 @@ class ShardsAhead:
                     return
 
     def _may(self, step: int, coming: deque[tuple[int, int]], room: int) -> bool:
-        """Wait until a shard wanted at `step` may be fetched; False when the loader has ended."""
+        """Wait until `step` is near and what was fetched ahead leaves room; False when the loader has ended."""
         with self._changed:
             while not self._stopped:
                 while coming and coming[0][0] <= self._taken:

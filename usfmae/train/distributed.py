@@ -38,13 +38,9 @@ class World:
     def leads(self) -> bool:
         return self.rank == 0
 
-    def any(self, flag: bool) -> bool:
-        """Whether any process raised the flag; all get the same answer."""
-        if self.size == 1:
-            return flag
-        shared = torch.tensor([int(flag)])
-        dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=_control())
-        return bool(shared.item())
+    def most(self, number: int) -> int:
+        """The largest number any process has."""
+        return -self.least(-number)
 
     def least(self, number: int) -> int:
         """The smallest number any process has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from openus.errors import OpenUSError
+from usfmae.train.distributed import World
 from usfmae.train.recipe import GuardRecipe
 
 
@@ -61,15 +63,20 @@ class Guard:
         self.seen, self.faults = int(state["seen"]), int(state["faults"])
 
 
-class Stop:
-    """Turns Ctrl-C, SIGTERM and a time limit into a wish that the loop reads between steps.
+REASONS = ("", "time", "interrupted", "terminated")
+"""Why a run may be stopped, the stronger the later."""
 
-    A second Ctrl-C interrupts at once. `reason` is "", "interrupted", "terminated" or "time".
+
+class Stop:
+    """Turns Ctrl-C, SIGTERM, a time limit and the death of `torchrun` into a wish that the loop reads between steps.
+
+    A second Ctrl-C interrupts at once.
     """
 
     def __init__(self, max_seconds: float | None = None) -> None:
-        self.reason = ""
+        self._wish = self._agreed = ""
         self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -85,12 +92,23 @@ class Stop:
             signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.reason == "interrupted":
+        if number == signal.SIGINT and self._wish == "interrupted":
             raise KeyboardInterrupt
-        self.reason = "interrupted" if number == signal.SIGINT else "terminated"
+        self._wish = "interrupted" if number == signal.SIGINT else "terminated"
 
-    def wanted(self) -> bool:
-        """Whether to stop after this step."""
-        if not self.reason and self.deadline is not None and time.monotonic() >= self.deadline:
-            self.reason = "time"
-        return bool(self.reason)
+    @property
+    def reason(self) -> str:
+        """One of `REASONS`; "" while nobody wants to stop."""
+        return self._agreed or self._wish
+
+    def wanted(self, world: World) -> bool:
+        """Whether to stop after this step: where one process wants it all do, for the same reason."""
+        if not self._wish and self.deadline is not None and time.monotonic() >= self.deadline:
+            self._wish = "time"
+        if self._launcher not in (
+            None,
+            os.getppid(),
+        ):  # nobody would hear of us, and the next run finds us in its way
+            self._wish = "terminated"
+        self._agreed = REASONS[world.most(REASONS.index(self._wish))]
+        return bool(self._agreed)

@@ -140,7 +140,7 @@ def train(trainer: Trainer, observer: Observer, stop: Stop, last: int) -> dict[s
         rate = trainer.rate
         trainer.take(batch)
         observer.after_step()
-        ends = trainer.world.any(stop.wanted()) or trainer.step >= last
+        ends = stop.wanted(trainer.world) or trainer.step >= last
         speaks = trainer.step % report.log_every == 0
         saves = ends or trainer.step % report.save_every == 0
         if speaks or saves:
