@@ -3,9 +3,9 @@
 python benchmarks/build.py [--files N] [--repeats N] [--img2dataset PROGRAM]
 
 - ceiling: read, decode to grey, resize and encode the same JPEG files, nothing else, by the fastest path found:
-  libjpeg-turbo and FFmpeg's scaler (`openus.area`);
+  libjpeg-turbo and FFmpeg's scaler (`openus.clean.area`);
 - library ceiling: the same with OpenCV's shrinking;
-- none: `openus.build` of them with `--clean none`: hashes, rows, tars, manifests and the report included;
+- none: `openus.stages.build` of them with `--clean none`: hashes, rows, tars, manifests and the report included;
 - sector: the same with `--clean sector`;
 - img2dataset: its resizing to webdataset of the same files over file://, one process and one thread. Its
   dependencies contradict ours, so it wants an environment of its own:
@@ -122,7 +122,7 @@ def catalogue_in(folder: Path) -> Catalogue:
 def ceiling(files: list[Path], encoding: Encoding, shrink: Callable[[Pixels, int, int], Any]) -> None:
     import simplejpeg
 
-    from openus.codecs import encode
+    from openus.shards.codecs import encode
 
     for path in files:
         grey = simplejpeg.decode_jpeg(path.read_bytes(), colorspace="GRAY")[:, :, 0]
@@ -137,7 +137,7 @@ def opencv(pixels: Pixels, width: int, height: int) -> Any:
 
 
 def ours(folder: Path, catalogue: Catalogue, slug: str, level: str, data: Path, workers: int = 0) -> None:
-    from openus.build import BuildOptions, build
+    from openus.stages.build import BuildOptions, build
 
     options = BuildOptions(folder / "cache", local={slug: data}, workers=workers)
     result = build(folder / "out", catalogue.corpus(f"{slug}-{level}"), catalogue, options)
@@ -184,7 +184,7 @@ def measure(
     def building(slug: str, level: str, data: Path, workers: int = 0) -> Callable[[], object]:
         return lambda: ours(folder, catalogue, slug, level, data, workers)
 
-    from openus.area import shrink
+    from openus.clean.area import shrink
 
     works: dict[str, Callable[[], object]] = {}
     for kind in ("grey", "colour"):

@@ -29,10 +29,10 @@ from openus.archives import Tree  # noqa: E402
 from openus.clean import Cleaned, clean_frame, clean_frames, resize_short_side, to_grey  # noqa: E402
 from openus.clean.quality import quality_flags  # noqa: E402
 from openus.clean.sector import find_sector  # noqa: E402
-from openus.codecs import encode  # noqa: E402
 from openus.decode import open_media  # noqa: E402
 from openus.demo.phantom import PROBES  # noqa: E402
 from openus.manifest import LEVELS, CleanLevel, CleanSettings, Encoding  # noqa: E402
+from openus.shards.codecs import encode  # noqa: E402
 from tests.helpers.scanner import Screen, screen  # noqa: E402
 
 GOALS = {

@@ -33,12 +33,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks._changes import EASY, HARD, MORE, SEED, Original, Picture, originals  # noqa: E402
 from openus.clean import resize_short_side  # noqa: E402
-from openus.codecs import encode  # noqa: E402
 from openus.dedup.near import Chunk, Place, near_copies  # noqa: E402
 from openus.dedup.prints import RADIUS  # noqa: E402
-from openus.depot import Depot  # noqa: E402
 from openus.engine.local import LocalEngine  # noqa: E402
 from openus.manifest import DedupSettings, Encoding  # noqa: E402
+from openus.shards.codecs import encode  # noqa: E402
+from openus.storage.depot import Depot  # noqa: E402
 
 CHANGES = EASY | HARD | MORE
 GOALS = {

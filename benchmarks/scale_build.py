@@ -2,7 +2,7 @@
 
     python benchmarks/scale_build.py [--files 1024] [--repeats 2] [--pictures 16000]
 
-MEASURED: `openus.build` of JPEG files of 958 x 534 (real ultrasound where it lies beside the checkout), cleaned to
+MEASURED: a build of JPEG files of 958 x 534 (real ultrasound where it lies beside the checkout), cleaned to
 `sector`, near-copies dropped; time by the clock without the start of the cluster, the fastest of N runs taken in turn.
 Then what each stage costs for a picture: processor seconds and bytes of every task, memory of a worker, and memory of
 the process that leads the build, over made-up rows with random fingerprints, since that process only sees rows.
@@ -35,17 +35,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._corpus import pictures
-from openus.build import BuildOptions, build
 from openus.catalogue import Catalogue
 from openus.dedup.near import Chunk, Place
 from openus.dedup.prints import INDEX_HASHES, RADIUS, VIEWS
 from openus.dedup.search import _cost, choose_plan
 from openus.dedup.slabs import BYTES_A_HASH
-from openus.dedup.stage import judge
-from openus.depot import Depot
 from openus.engine.local import LocalEngine, run_tasks
 from openus.engine.ray import MEMORY, RayEngine
 from openus.manifest import DedupSettings
+from openus.stages.build import BuildOptions, build
+from openus.stages.dedup import judge
+from openus.storage.depot import Depot
 
 GOALS = {"local_two_over_one": 1.6, "ray_two_over_one": 1.6, "ray_over_local": 0.8}
 SIZES = {"3.7x10^5": 370_000, "10^7": 10**7, "10^9": 10**9}

@@ -114,7 +114,7 @@ def _source(source: Source, route: Route) -> Iterator[str]:
     yield f"### {source.slug}\n"
     yield f"{source.title} (no. {source.number}, {source.anatomy}). Terms: {source.licence.name}.\n"
     # The last two steps, the drop folder and the way on, are the same for all and stand above.
-    yield _numbered(instructions(source, route, "")[:-2])
+    yield _numbered(instructions(source, route))
 
 
 def _fallbacks(sources: Sequence[Source]) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _fallbacks(sources: Sequence[Source]) -> Iterator[str]:
     for source in sources:
         by_hand = [route for route in source.routes if route.host == "manual"]
         if by_hand and _group(source) is None:
-            yield f"- **{source.slug}**: {_link(' '.join(instructions(source, by_hand[0], '')[:-2]))}"
+            yield f"- **{source.slug}**: {_link(' '.join(instructions(source, by_hand[0])))}"
     yield "\nAll others have only routes that programs can take; [their table](sources.md) names them."
 
 

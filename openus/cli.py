@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from openus import build_options
+from openus.commands import build_options, dedup_options, publish_options
+from openus.commands.options import (
+    CacheOption,
+    CorpusArgument,
+    ManifestsOption,
+    MirrorOption,
+    OfflineOption,
+    PlaceArgument,
+    ScratchOption,
+)
 from openus.console import (
     DebugOption,
     JsonOption,
@@ -18,17 +27,6 @@ from openus.console import (
     run,
     set_debug,
 )
-from openus.dedup import cli as dedup_options
-from openus.options import (
-    CacheOption,
-    CorpusArgument,
-    ManifestsOption,
-    MirrorOption,
-    OfflineOption,
-    PlaceArgument,
-    ScratchOption,
-)
-from openus.publish import cli as publish_options
 
 app = typer.Typer(
     name="openus",
@@ -78,7 +76,7 @@ def sources(
 ) -> None:
     """List the datasets of OpenUS-46: what they are, how to get them, what their licence allows."""
     set_debug(debug)
-    from openus import views
+    from openus.commands import views
 
     filters = {"anatomy": anatomy, "access": access, "kind": kind}
     views.sources(_catalogue(manifests), cache, filters, estimate, as_json)
@@ -93,7 +91,7 @@ def show(
 ) -> None:
     """Tell all about one dataset: routes, files, selectors, labels, splits, licence, traps."""
     set_debug(debug)
-    from openus import views
+    from openus.commands import views
 
     views.show(_catalogue(manifests).source(slug), as_json)
 
@@ -115,7 +113,7 @@ def fetch(
 ) -> None:
     """Download sources into the cache; for those that need a person, say what to do, step by step."""
     set_debug(debug)
-    from openus.commands import fetch_sources
+    from openus.commands.fetch import fetch_sources
 
     fetch_sources(
         _catalogue(manifests),
@@ -157,7 +155,7 @@ def doctor(
     Credentials are looked for, never shown. Exits 1 only where not one source can be had.
     """
     set_debug(debug)
-    from openus.doctor.command import doctor as examine
+    from openus.commands.doctor import doctor as examine
 
     examine(
         out,
@@ -184,7 +182,7 @@ def verify(
 ) -> None:
     """Check every byte of a corpus against its manifests, and that every input is accounted for."""
     set_debug(debug)
-    from openus.commands import verify_corpus
+    from openus.commands.verify import verify_corpus
 
     verify_corpus(out, deep=deep, workers=workers, quiet=quiet, as_json=as_json)
 
@@ -217,7 +215,7 @@ def repair(
     options that say where they lie must be those of the build.
     """
     set_debug(debug)
-    from openus.commands import repair_corpus
+    from openus.commands.repair import repair_corpus
 
     repair_corpus(
         out,
@@ -247,7 +245,7 @@ def audit(
 ) -> None:
     """Look at a corpus as a privacy officer would: residual text, suspicious attributes, names in paths."""
     set_debug(debug)
-    from openus.audit import audit_corpus
+    from openus.commands.audit import audit_corpus
 
     audit_corpus(out, sample=sample, seed=seed or 0, quiet=quiet, as_json=as_json)
 
@@ -264,7 +262,7 @@ def stats(
 ) -> None:
     """Count what a corpus holds: samples, clips, patients, sizes, labels, reasons of rejection."""
     set_debug(debug)
-    from openus import views
+    from openus.commands import views
 
     views.stats(out, by, as_json)
 
@@ -281,7 +279,7 @@ def report(
     The page stands alone and loads nothing; contact sheets as PNG lie in OUT/report. --seed draws other pictures.
     """
     set_debug(debug)
-    from openus import views
+    from openus.commands import views
 
     views.report(out, seed or 0, as_json)
 
@@ -306,7 +304,7 @@ def index(
 ) -> None:
     """Read tars once and write a corpus folder whose shards stay where they are, so that usfmae reads them exactly."""
     set_debug(debug)
-    from openus.shards.command import index_command
+    from openus.commands.index import index_command
 
     row = {"source": source, "anatomy": anatomy, "licence": licence, "picture": picture}
     index_command(urls, out, set_=set_, row=row, quiet=quiet, as_json=as_json)
@@ -337,7 +335,7 @@ def add_source(
     The manifest is written to MANIFESTS/SLUG.yaml. Correct it, then build with --manifests.
     """
     set_debug(debug)
-    from openus.propose.command import add_source as add
+    from openus.commands.add_source import add_source as add
 
     add(folder, slug=slug, title=title, anatomy=anatomy, out=out, force=force, as_json=as_json)
 

@@ -49,11 +49,13 @@ class SourceError(OpenUSError):
 
 
 class NeedsPersonError(SourceError):
-    """A person must act (register, accept terms, place a file). `steps` are numbered instructions."""
+    """A person must act (register, accept terms, place a file). `steps` are numbered instructions: first the source's
+    `own`, then those that are much the same for all sources."""
 
-    def __init__(self, message: str, steps: Iterable[str] = ()) -> None:
+    def __init__(self, message: str, steps: Iterable[str] = (), common: Iterable[str] = ()) -> None:
         super().__init__(message)
-        self.steps = tuple(steps)
+        self.own, common = tuple(steps), tuple(common)
+        self.steps = self.own + common
 
 
 class TransferError(SourceError):

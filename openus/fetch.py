@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openus.archives import required_tools
-from openus.drop import DropState, examine, measure
 from openus.errors import (
     ChecksumError,
     ManifestError,
@@ -30,12 +29,13 @@ from openus.errors import (
 from openus.glob import Glob, any_matches
 from openus.hosts import refused, resolve
 from openus.hosts.base import RemoteFile
-from openus.hosts.manual import instructions
-from openus.lock import LockFile
+from openus.hosts.manual import instructions, last_steps
 from openus.manifest import Route, Source
 from openus.net import HttpError
-from openus.tally import OnBytes
-from openus.transfer import Transfer
+from openus.transfer.download import Transfer
+from openus.transfer.drop import DropState, examine, measure
+from openus.transfer.lock import LockFile
+from openus.transfer.tally import OnBytes
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def steps_for(source: Source, cache: Path) -> list[str]:
     """What a person does to fetch a source by hand, in order."""
     manual = next((route for route in source.routes if route.host == "manual"), None)
     route = manual or next(iter(source.routes), Route(host="manual"))
-    return instructions(source, route, str(drop_folder(source, cache)))
+    return [*instructions(source, route), *last_steps(source, str(drop_folder(source, cache)))]
 
 
 def cached(source: Source, cache: Path) -> str:
@@ -292,10 +292,10 @@ def _failure(
     """All that went wrong as one error, and what a person can do."""
     if dropped.found and dropped.missing:
         incomplete = f"{drop} holds {', '.join(dropped.found)} and still lacks {', '.join(dropped.missing)}"
-        return NeedsPersonError(f"{source.slug}: {incomplete}", _steps(source, failures, drop))
+        return _person(source, incomplete, failures, drop)
     if dropped.unfinished:
         halves = f"{', '.join(dropped.unfinished)} in {drop} is not finished downloading"
-        return NeedsPersonError(f"{source.slug}: {halves}", _steps(source, failures, drop))
+        return _person(source, halves, failures, drop)
     if not failures:
         return SourceError(
             f"{source.slug}: its manifest has no routes; give a copy with --local {source.slug}=PATH, or put it "
@@ -332,21 +332,28 @@ def _worst(source: Source, failures: Sequence[tuple[Route, Exception]], drop: Pa
         for route, error in failures
     )
     if people:
-        message = str(people[-1]) if len(failures) == len(people) == 1 else f"{source.slug}: {reasons}"
-        return NeedsPersonError(message, _steps(source, failures, drop))
+        alone = len(failures) == len(people) == 1
+        why = str(people[-1]).removeprefix(f"{source.slug}: ") if alone else reasons
+        return _person(source, why, failures, drop)
     if len(errors) == 1 and isinstance(errors[0], SourceError):
         return errors[0]
     same = (k for k in (ChecksumError, OfflineError, TransferError) if all(isinstance(e, k) for e in errors))
     return next(same, SourceError)(f"{source.slug}: none of its {len(failures)} routes works: {reasons}")
 
 
-def _steps(source: Source, failures: Sequence[tuple[Route, Exception]], drop: Path) -> list[str]:
+def _person(
+    source: Source, why: str, failures: Sequence[tuple[Route, Exception]], drop: Path
+) -> NeedsPersonError:
+    steps, last = _steps(source, failures), last_steps(source, str(drop))
+    return NeedsPersonError(f"{source.slug}: {why}", steps, last)
+
+
+def _steps(source: Source, failures: Sequence[tuple[Route, Exception]]) -> Sequence[str]:
     manual = next((route for route in source.routes if route.host == "manual"), None)
     if manual is not None:
-        return instructions(source, manual, str(drop))
+        return instructions(source, manual)
     needing = next((e for _, e in failures if isinstance(e, NeedsPersonError)), None)
     route = next(iter(source.routes), Route(host="manual"))
     if needing is not None:
-        last = instructions(source, Route(host="manual", url=route.url), str(drop))[-2:]
-        return [*needing.steps, *last]
-    return instructions(source, route, str(drop))
+        return needing.own
+    return instructions(source, route)

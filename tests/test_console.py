@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from openus import console
-from openus.build import SourceResult
 from openus.catalogue import Catalogue
+from openus.commands.missing import missing
 from openus.errors import OfflineError, SourceError
 from openus.fetch import obtain
-from openus.missing import missing
+from openus.stages.results import SourceResult
 from tests.helpers import toys
 
 
@@ -60,7 +60,7 @@ def test_quiet_says_nothing_at_all(log: Console, monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_missing_is_sorted_by_who_must_act(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = Console(file=io.StringIO(), highlight=False, width=1000)
-    monkeypatch.setattr("openus.missing.out", told)
+    monkeypatch.setattr("openus.commands.missing.out", told)
     results = []
     for source in Catalogue().sources(["bus-bra", "aul", "gist514-db", "hc", "bp", "echonet-dynamic"]):
         with pytest.raises(SourceError) as raised:

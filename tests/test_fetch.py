@@ -19,7 +19,7 @@ from openus.catalogue import Catalogue
 from openus.errors import ChecksumError, ManifestError, NeedsPersonError, OfflineError, SourceError
 from openus.fetch import cached, default_cache, drop_folder, dropped_files, obtain, steps_for
 from openus.net import RetryPolicy
-from openus.transfer import Transfer
+from openus.transfer.download import Transfer
 from tests.helpers.sources import toy
 from tests.helpers.web import Fault, Site, serving
 
@@ -146,8 +146,8 @@ class TestDropFolder:
 WATCH = """
 import sys
 from pathlib import Path
-from openus.drop import wait_for_files
-from openus.lock import LockFile
+from openus.transfer.drop import wait_for_files
+from openus.transfer.lock import LockFile
 from tests.test_fetch import two_files
 cache = Path(sys.argv[1])
 for state in wait_for_files(two_files(), cache / "toy", LockFile(cache), poll=0.5, timeout=30):

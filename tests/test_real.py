@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from openus.stats import read_rows
+from openus.shards.stats import read_rows
 from tests.helpers import toys
 
 pytestmark = pytest.mark.realdata

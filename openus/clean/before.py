@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from openus.area import shrink
+from openus.clean.area import shrink
 from openus.decode.frame import Pixels
 
 SHOWN = 60

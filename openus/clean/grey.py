@@ -7,7 +7,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from openus.area import shrink
+from openus.clean.area import shrink
 from openus.decode.frame import Pixels
 
 

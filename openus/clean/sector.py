@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from openus import area
+from openus.clean import area
 from openus.clean.fit import Rim, SectorKind, fit_fan, fit_rectangle
 from openus.clean.shapes import Box, Floats, clip_box, cut, inside_fraction
 from openus.decode.frame import Pixels

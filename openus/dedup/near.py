@@ -40,11 +40,10 @@ from openus.dedup.prints import (
     view_box,
 )
 from openus.dedup.slabs import BYTES_A_HASH, Slab, search_slab
-from openus.depot import Files
 from openus.engine.base import Engine
-from openus.pieces import Pieces, read_piece
-from openus.shards.parquet import read_parquet
-from openus.shards.writer import write_bytes, write_parquet
+from openus.storage.depot import Files
+from openus.storage.files import read_parquet, write_bytes, write_parquet
+from openus.storage.pieces import Pieces, read_piece
 
 _ALIKE = 12  # bits within which a frame is represented by another of its strip
 _RECENT = 4  # representatives a frame is compared with

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from openus.area import shrink
+from openus.clean.area import shrink
 from openus.decode.frame import Pixels
 
 Box = tuple[float, float, float, float]

@@ -16,7 +16,7 @@ from openus.hosts import refused, resolve
 from openus.hosts.base import RemoteFile
 from openus.manifest import Route, Source
 from openus.net import HttpError, RetryPolicy
-from openus.transfer import Transfer
+from openus.transfer.download import Transfer
 
 RouteState = Literal["works", "person", "changed", "dead", "package"]
 PageState = Literal["there", "gone", "closed", "unreachable", "none"]

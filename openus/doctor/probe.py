@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from openus.errors import ChecksumError
 from openus.hosts.base import RemoteFile
-from openus.mirrors import mirror_path
 from openus.net import HttpError, InterruptionError, Retrier, RetryPolicy, open_url, redact
-from openus.transfer import Transfer
+from openus.transfer.download import Transfer
+from openus.transfer.mirrors import mirror_path
 
 TIMEOUT = (10.0, 30.0)
 RETRY = RetryPolicy(attempts=2, connect_attempts=2, base=0.5, cap=2.0, patience=10.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from openus.depot import Depot, Files
+from openus.storage.depot import Depot, Files
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

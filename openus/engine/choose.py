@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from openus.depot import Depot
 from openus.engine.base import Engine
 from openus.errors import UsageError, did_you_mean
+from openus.storage.depot import Depot
 
 NAMES = ("local", "ray")
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}

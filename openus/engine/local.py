@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from typing import Any, Generic, TypeVar
 
-from openus.depot import Depot, Files
 from openus.engine.base import Engine
 from openus.errors import OpenUSError
+from openus.storage.depot import Depot, Files
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -23,10 +23,10 @@ from typing import Any
 
 from openus import __version__
 from openus.archives.roots import identity
-from openus.depot import Depot, Files
 from openus.engine.base import Engine, Result, Task
 from openus.engine.child import Child
 from openus.errors import CorpusError, MissingExtraError, OpenUSError, UsageError
+from openus.storage.depot import Depot, Files
 
 MEMORY = 2 << 30
 """Bytes that one task may take, if nothing else is said."""
@@ -294,7 +294,7 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 def _version() -> str:
-    from openus.ledger import code_version
+    from openus.engine.code import code_version
 
     return f"{__version__} ({code_version()})"
 

@@ -1,6 +1,6 @@
 """Hosts: one small resolver each, from a route of a manifest to the files behind it.
 
-A resolver asks its host for names, sizes, checksums and addresses; `openus.transfer` moves the bytes. The
+A resolver asks its host for names, sizes, checksums and addresses; `openus.transfer.download` moves the bytes. The
 module of a host is called like the host (``kaggle-dataset`` is `kaggle`) and has one function
 ``resolve(source, route, web)``, where `web` is None when the network is switched off. A new host is one such
 module and a line in `MODULES`.

@@ -18,12 +18,13 @@ ACCESS = {
 def resolve(source: Source, route: Route, web: Web | None) -> list[RemoteFile]:
     raise NeedsPersonError(
         f"{source.slug}: a person must fetch this dataset ({ACCESS[route.access]})",
-        instructions(source, route, f"CACHE/{source.slug}"),
+        instructions(source, route),
+        last_steps(source, f"CACHE/{source.slug}"),
     )
 
 
-def instructions(source: Source, route: Route, drop: str) -> list[str]:
-    """What to do, in order: the page, what to accept, the files, where to put them (`drop`)."""
+def instructions(source: Source, route: Route) -> list[str]:
+    """What to do, in order: the page, what to accept, the files."""
     page = route.url or source.homepage
     steps = list(route.steps)
     if page and not any("http://" in step or "https://" in step for step in steps):
@@ -33,9 +34,15 @@ def instructions(source: Source, route: Route, drop: str) -> list[str]:
         steps.append(f"Compare with what is known of the files: {'; '.join(known)}.")
     elif route.files and not route.steps:
         steps.append(f"Download {', '.join(spec.name for spec in route.files)}.")
-    steps.append(f"The drop folder is {drop}; packed, unpacked, or one folder deeper is all the same.")
-    steps.append(f"Run the same command again, or point at a copy elsewhere with --local {source.slug}=PATH.")
     return steps
+
+
+def last_steps(source: Source, drop: str) -> list[str]:
+    """What is to be done with the files of any source: the folder they are put into (`drop`), and then."""
+    return [
+        f"The drop folder is {drop}; packed, unpacked, or one folder deeper is all the same.",
+        f"Run the same command again, or point at a copy elsewhere with --local {source.slug}=PATH.",
+    ]
 
 
 def describe(spec: RemoteSpec) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from openus.errors import OpenUSError
 from openus.propose.globs import literal
 from openus.propose.look import Opener, stem_of, suffix_of, words_of
-from openus.tables import Row, Tables
+from openus.select.tables import Row, Tables
 
 Rule = dict[str, Any]
 

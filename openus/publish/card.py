@@ -9,13 +9,14 @@ import numpy as np
 import yaml
 
 from openus import __version__
-from openus.pack import MASK
 from openus.publish.citations import bibliography, citation, licences
 from openus.publish.croissant import croissant
 from openus.publish.gate import CLASSES, LICENCES, PERMITTED
 from openus.publish.plan import Plan, Repository, split_of
 from openus.report.pictures import Shelf, sheet, shrink
-from openus.shards.writer import ShardInfo, write_bytes
+from openus.shards.pack import MASK
+from openus.shards.writer import ShardInfo
+from openus.storage.files import write_bytes
 
 PICTURES = "pictures.png"
 _SHOWN_SOURCES, _SHOWN_EACH = 8, 8

@@ -14,7 +14,7 @@ from typing import Any
 from openus import __version__
 from openus.errors import CorpusError
 from openus.shards.corpus import read_corpus, sets_digest
-from openus.shards.writer import write_bytes
+from openus.storage.files import write_bytes
 
 _VERIFIED = ".work/verified.json"
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from openus.errors import CorpusError
-from openus.pack import MASK
 from openus.publish.gate import CLASSES, RECIPE, Verdict, judge
 from openus.publish.recipe import recipe_rows
 from openus.shards.corpus import read_corpus
-from openus.shards.parquet import read_parquet
+from openus.shards.pack import MASK
 from openus.shards.schema import ROW, VERBATIM
-from openus.shards.writer import cut, parquet_bytes, sample_footprint, shard_bytes
+from openus.shards.writer import cut, sample_footprint, shard_bytes
+from openus.storage.files import parquet_bytes, read_parquet
 
 
 @dataclass(frozen=True)

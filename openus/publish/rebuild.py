@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from openus import console
-from openus.build import BuildResult
 from openus.catalogue import Catalogue
 from openus.errors import CorpusError, UsageError
 from openus.publish.recipe import Proof, Recipe, prove, read_recipe, write_manifests
+from openus.stages.results import BuildResult
 
 
 def refuse_settings(corpus: str, **settings: Any) -> None:

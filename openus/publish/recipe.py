@@ -23,11 +23,11 @@ from openus import __version__
 from openus.catalogue import parse
 from openus.errors import CorpusError, OpenUSError, UsageError
 from openus.manifest import Corpus, Source
-from openus.pack import MASK
-from openus.places import Place
-from openus.shards.parquet import read_parquet
+from openus.shards.pack import MASK
 from openus.shards.schema import ROW
-from openus.shards.writer import ShardInfo, write_bytes
+from openus.shards.writer import ShardInfo
+from openus.storage.files import read_parquet, write_bytes
+from openus.storage.places import Place
 
 NAME = "recipe.json"
 VERSION = 1

@@ -18,17 +18,17 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from openus.depot import Depot
 from openus.engine.local import run_tasks
 from openus.errors import CorpusError, OpenUSError
-from openus.pack import MASK, ShardTask, finished, plan_set, write_again
 from openus.publish import recipe
 from openus.publish.card import write_documents
 from openus.publish.gate import judge
 from openus.publish.plan import Plan, Repository, split_of
-from openus.shards.parquet import read_parquet
+from openus.shards.pack import MASK, ShardTask, finished, plan_set, write_again
 from openus.shards.schema import REJECTED, ROW, VERBATIM
-from openus.shards.writer import ShardInfo, measure_shard, sample_footprint, write_bytes, write_parquet
+from openus.shards.writer import ShardInfo, measure_shard, sample_footprint
+from openus.storage.depot import Depot
+from openus.storage.files import read_parquet, write_bytes, write_parquet
 
 FOLDER = ".publish"
 INDEX = "index.json"

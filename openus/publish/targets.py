@@ -21,7 +21,7 @@ from typing import Any
 from openus.errors import MissingExtraError, OpenUSError, UsageError
 from openus.publish.hub import TRIES, WAIT, scrubbed, send
 from openus.publish.stage import INDEX
-from openus.shards.writer import write_bytes
+from openus.storage.files import write_bytes
 
 _SENT = "sent.json"
 _PIECE = 4 << 20

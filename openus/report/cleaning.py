@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from openus.area import shrink
+from openus.clean.area import shrink
 from openus.clean.before import SIDE
 from openus.decode.frame import Pixels
 from openus.report.pictures import encode_sheet
-from openus.shards.parquet import read_parquet
-from openus.shards.writer import write_parquet
+from openus.storage.files import read_parquet, write_parquet
 
 FOLDER, NAME = "report", "before.parquet"
 _COLUMNS = 4  # pairs in a line of the sheet

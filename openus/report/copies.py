@@ -21,7 +21,7 @@ _SIDE = 220
 
 
 def render(title: str, counts: Mapping[str, Any], table: pd.DataFrame, places: Mapping[str, Place]) -> bytes:
-    """One self-contained page from the joins of `openus.copies.joins` and where the bytes of each key lie."""
+    """One self-contained page from the joins of `openus.commands.copies.joins` and where the bytes of each key lie."""
     unsure = table.sort_values(["kind", "score"], ascending=[False, True], kind="stable")
     pairs = [_pair(row, places) for row in unsure.head(_SHOWN).to_dict("records")]
     names, matrix = _matrix(table)

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from openus.shards.corpus import read_corpus
-from openus.shards.parquet import read_parquet
-from openus.stats import read_rows
+from openus.shards.stats import read_rows
+from openus.storage.files import read_parquet
 
 COLUMNS = [
     *("key", "set", "shard", "offset", "size", "source", "anatomy", "kind", "member", "index", "clip", "patient"),

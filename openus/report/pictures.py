@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from openus import area
-from openus.codecs import PNG
+from openus.clean import area
 from openus.decode.frame import Pixels
-from openus.pieces import read_piece
+from openus.shards.codecs import PNG
+from openus.storage.pieces import read_piece
 
 TILE = 148
 _QUALITY = 70

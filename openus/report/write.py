@@ -20,7 +20,7 @@ from openus.report.cleaning import in_place, pair_sheet, read_before
 from openus.report.data import Facts, choose, read_facts, records
 from openus.report.duplicates import Group, groups, leaks, matrix, troubles
 from openus.report.pictures import Shelf, data_uri, jpeg_uri, sheet, shrink
-from openus.shards.writer import write_bytes
+from openus.storage.files import write_bytes
 
 PAGE = "report.html"
 LIMIT = 15_000_000

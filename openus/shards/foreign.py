@@ -27,10 +27,11 @@ from openus import __version__
 from openus.decode.limits import DecodeLimits
 from openus.dedup.hashes import phash, pixel_sha256
 from openus.errors import ArchiveError, DecodeError, UsageError
-from openus.places import Place, open_url
 from openus.shards.corpus import NAME
 from openus.shards.schema import QUALITY, REJECTED, ROW, SCHEMA_VERSION
-from openus.shards.writer import ShardInfo, write_bytes, write_parquet
+from openus.shards.writer import ShardInfo
+from openus.storage.files import write_bytes, write_parquet
+from openus.storage.places import Place, open_url
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 _FORMATS = ("JPEG", "PNG", "WEBP")

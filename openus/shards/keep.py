@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from openus.shards.corpus import NAME
-from openus.shards.writer import write_bytes
+from openus.storage.files import write_bytes
 
 DIGESTS = ".work/kept/digests.json"
 """The hashes of the copies; without it they count no more."""

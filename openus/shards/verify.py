@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from openus.dedup.hashes import pixel_sha256
-from openus.depot import Depot, Files
 from openus.engine.local import LocalEngine
 from openus.errors import CorpusError
-from openus.pack import MASK
-from openus.places import open_url
 from openus.shards.corpus import read_corpus
-from openus.shards.parquet import read_parquet
+from openus.shards.pack import MASK
 from openus.shards.schema import REJECTED, ROW, sample_json
+from openus.storage.depot import Depot, Files
+from openus.storage.files import read_parquet
+from openus.storage.places import open_url
 
 _TOLD = 3
 """Samples of a damaged shard that are named; the others are counted."""

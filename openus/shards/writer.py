@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from openus.shards.schema import ROW, sample_json
+from openus.storage.files import parquet_bytes, write_parquet
 
 BLOCK = tarfile.BLOCKSIZE
 _JSON_ESTIMATE = 1024
@@ -124,30 +124,6 @@ def shard_bytes(rows: Iterable[dict[str, Any]]) -> int:
     """The exact size of a tar that holds these rows of the manifest (their `size` is the picture's)."""
     used = sum(2 * BLOCK + _padded(row["size"]) + _padded(len(sample_json(row))) for row in rows)
     return -(-(used + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-
-
-def write_parquet(path: Path, table: pa.Table) -> str:
-    """Write a table atomically, the same bytes each time; returns the file's SHA-256."""
-    return write_bytes(path, parquet_bytes(table))
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as Parquet, the same bytes each time."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", compression_level=3, write_statistics=True)
-    return buffer.getvalue()
-
-
-def write_bytes(path: Path, data: bytes) -> str:
-    """Write a file under a temporary name, sync it, rename it; returns its SHA-256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    return hashlib.sha256(data).hexdigest()
 
 
 def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from openus.decode.frame import Pixels
 
 if TYPE_CHECKING:
-    from openus.tables import Tables
+    from openus.select.tables import Tables
 
 Transform = Callable[[Pixels, str, int], "Pixels | None"]
 Draw = Callable[[str, "Tables"], Pixels]

@@ -10,7 +10,7 @@ import numpy as np
 
 from openus.decode.media import decode_image
 from openus.errors import DecodeError, SourceError
-from openus.tables import TableMissingError, Tables
+from openus.select.tables import TableMissingError, Tables
 
 _NAME = re.compile(r"images/([A-Z]{4}_\d+\.png)$")
 _DARK = 10  # grey level up to which a channel counts as black

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from openus.errors import SourceError
-from openus.tables import Tables
+from openus.select.tables import Tables
 
 _NAME = re.compile(r"(patient\d{4})_([24]CH)_")
 _FIELDS = {"ImageQuality": "quality", "EF": "ef", "Sex": "sex", "Age": "age"}

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from openus.errors import SourceError
-from openus.tables import Tables
+from openus.select.tables import Tables
 
 _SHEET = "echoCP_diagnosis_label.xlsx"
 _NAME = re.compile(r"(\d{3})_([rv])_image")

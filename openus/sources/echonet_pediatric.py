@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from openus.errors import SourceError, did_you_mean
-from openus.tables import Row, Tables
+from openus.select.tables import Row, Tables
 
 _NAME = re.compile(r"(A4C|PSAX)/Videos/(.+)\.avi$")
 _FIELDS = {"EF": "ef", "Sex": "sex", "Age": "age"}

@@ -6,7 +6,7 @@ import functools
 import re
 from typing import Any
 
-from openus.tables import Tables
+from openus.select.tables import Tables
 
 _NAME = re.compile(r"Dataset/(AC|HC)/.*?([^/]+\.png)$")
 

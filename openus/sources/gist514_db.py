@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from openus.errors import SourceError
-from openus.tables import Tables
+from openus.select.tables import Tables
 
 FOLDS = 5
 CLASSES = {"lmym": "leiomyoma", "gist": "gist"}

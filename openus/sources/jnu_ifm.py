@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from openus.errors import SourceError, did_you_mean
-from openus.tables import Tables
+from openus.select.tables import Tables
 
 _NAME = re.compile(r"(\d{8}T\d{6})/image/[^/]*_0*(\d+)\.png$")
 CLASSES = {"3": "none", "4": "only symphysis", "5": "only head", "6": "symphysis and head"}

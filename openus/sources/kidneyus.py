@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from openus.errors import SourceError, did_you_mean
-from openus.tables import Tables
+from openus.select.tables import Tables
 
 TABLE = "labels/reviewed_labels_1.csv"
 _TRANSPLANT = re.compile("transplant", re.IGNORECASE)

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from openus.errors import SourceError
-from openus.tables import Tables
+from openus.select.tables import Tables
 
 _NAME = re.compile(r"(?:^|/)(\d+)\.jpe?g$", re.IGNORECASE)
 

@@ -6,7 +6,7 @@ import functools
 import re
 from typing import Any
 
-from openus.tables import TableMissingError, Tables
+from openus.select.tables import TableMissingError, Tables
 
 _NAME = re.compile(r"(?:^|/)(\d+)\.jpe?g$", re.IGNORECASE)
 

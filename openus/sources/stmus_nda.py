@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from openus.tables import Tables
+from openus.select.tables import Tables
 
 _NAME = re.compile(r"(?:BB|GM|TA)/(?:Healthy|Pathological)/Images/([^/]+)\.png$")
 PARTS = ("train", "val", "test")

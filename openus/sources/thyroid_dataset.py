@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from openus.errors import SourceError
-from openus.tables import Tables
+from openus.select.tables import Tables
 
 _NAME = re.compile(r"(trainval|test)-image/([^/]+)\.jpg$")
 CLASSES = {"0": "benign", "1": "malignant"}

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from openus.area import shrink
+from openus.clean.area import shrink
 
 
 def opencv(pixels: np.ndarray, width: int, height: int) -> np.ndarray:

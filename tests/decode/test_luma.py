@@ -11,8 +11,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from openus.area import shrink
 from openus.clean import to_grey
+from openus.clean.area import shrink
 from openus.decode import Frame, decode_image, open_media
 from openus.dedup.hashes import pixel_sha256
 from tests.helpers import stills

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openus.dedup.cine import spread, thin_clip
-from openus.dedup.stage import thin
 from openus.manifest import CineSettings
+from openus.stages.dedup import thin
 
 
 def frame(bits: int) -> np.ndarray:

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from openus.dedup.near import Chunk, Place, near_copies, print_chunk
-from openus.depot import Depot
 from openus.engine.local import LocalEngine
-from openus.shards.parquet import read_parquet
-from openus.shards.writer import write_parquet
+from openus.storage.depot import Depot
+from openus.storage.files import read_parquet, write_parquet
 from tests.helpers.pictures import scan
 
 HERE = LocalEngine(0, Depot(Path()))

@@ -13,9 +13,9 @@ import pytest
 
 from openus.doctor import SourceCheck, examine_sources
 from openus.doctor.online import ALL_PROBED, SOME_PROBED
-from openus.lock import LockFile
 from openus.manifest import Route
 from openus.net import RetryPolicy
+from openus.transfer.lock import LockFile
 from tests.helpers import toys
 from tests.helpers.sources import toy
 from tests.helpers.web import Fault, Site, serving

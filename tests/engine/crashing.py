@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import openus.chunks
-from openus.build import BuildOptions, build
+import openus.stages.chunks
 from openus.catalogue import Catalogue
-from openus.chunks import ChunkSpec, Tally
 from openus.decode import open_media
+from openus.stages.build import BuildOptions, build
+from openus.stages.chunks import ChunkSpec, Tally
 
 FILES = {
     "c-segfault.png": b"SEGFAULT", "d-abort.png": b"ABORT", "e-hang.png": b"HANG", "f-killed.png": b"KILLED",
@@ -40,14 +40,14 @@ def fragile(fp: BinaryIO, name: str, **options: Any) -> Any:
 
 def run_fragile(spec: ChunkSpec) -> Tally:
     """The stage as it is, with the fragile decoder; a worker that is handed this function imports this module."""
-    openus.chunks.open_media = fragile  # type: ignore[assignment]
-    return openus.chunks.run_chunk(spec)
+    openus.stages.chunks.open_media = fragile  # type: ignore[assignment]
+    return openus.stages.chunks.run_chunk(spec)
 
 
 def main(out: str, manifests: str, data: str, workers: str, timeout: str) -> None:
-    import openus.build
+    import openus.stages.build
 
-    openus.build.run_chunk = run_fragile  # type: ignore[assignment]
+    openus.stages.build.run_chunk = run_fragile  # type: ignore[assignment]
     catalogue = Catalogue(Path(manifests))
     options = BuildOptions(
         cache=Path(out).parent / "cache", local={"toy-images": Path(data)}, workers=int(workers), timeout=float(timeout)

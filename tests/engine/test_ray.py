@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from openus.depot import Depot
 from openus.engine.local import WorkerLostError
 from openus.errors import MissingExtraError
+from openus.storage.depot import Depot
 from tests.helpers import toys
 from tests.helpers.cluster import cluster
 from tests.helpers.storage import s3

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from openus.dedup.hashes import phash, pixel_sha256
 from openus.shards.schema import QUALITY, REJECTED, SCHEMA_VERSION
-from openus.shards.writer import ShardInfo, write_parquet, write_shard
+from openus.shards.writer import ShardInfo, write_shard
+from openus.storage.files import write_parquet
 
 _SOURCES = {
     "covid-blues": ("lung", "frame"),

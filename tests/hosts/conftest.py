@@ -10,7 +10,7 @@ import pytest
 from openus.fetch import Obtained, obtain
 from openus.manifest import Source
 from openus.net import RetryPolicy
-from openus.transfer import Transfer
+from openus.transfer.download import Transfer
 from tests.helpers.web import Site, serving
 
 FAST = RetryPolicy(attempts=3, connect_attempts=2, base=0.01, cap=0.05)

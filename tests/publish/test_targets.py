@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 import openus.publish.targets
-from openus.places import Place
+from openus.storage.places import Place
 from tests.publish.conftest import Licensed, Run
 
 

@@ -25,9 +25,9 @@ from openus.report import write_report
 from openus.report.cleaning import read_before
 from openus.report.data import choose, read_facts, records
 from openus.report.duplicates import _named, groups, matrix
+from tests.commands.test_audit import build, write_home
 from tests.helpers import toys
 from tests.helpers.browser import headless
-from tests.test_audit import build, write_home
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from openus.build import BuildOptions, BuildResult, build
 from openus.catalogue import Catalogue
 from openus.manifest import Corpus, Encoding
-from openus.pack import MASK
+from openus.shards.pack import MASK
 from openus.shards.schema import sample_json
 from openus.shards.verify import verify
+from openus.stages.build import BuildOptions, build
+from openus.stages.results import BuildResult
 from tests.sources.conftest import Make
 from tests.sources.hosting import overlaid
 from tests.sources.miniature import MINIATURES, Expectation, Pixels

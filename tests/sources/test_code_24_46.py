@@ -12,8 +12,8 @@ import pytest
 from openus.archives import Tree
 from openus.catalogue import Catalogue
 from openus.errors import SourceError
+from openus.select.tables import Tables
 from openus.sources import gist514_db, jnu_ifm, kidneyus, mmotu_2d, thyroid_dataset
-from openus.tables import Tables
 from tests.sources.miniature import Mini
 
 

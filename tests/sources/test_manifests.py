@@ -23,7 +23,7 @@ def rules(source: Source) -> dict[str, Rule]:
 
 def test_the_46_are_there_and_each_has_a_miniature() -> None:
     assert sorted(source.number or 0 for source in SOURCES) == list(range(1, 47))
-    # Clips stacked in one array have tests of their own, see tests/test_stack.py.
+    # Clips stacked in one array have tests of their own, see tests/decode/test_stack.py.
     assert {source.slug for source in SOURCES if source.stack is None} <= set(MINIATURES)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from openus.archives import Tree
-from openus.build import BuildOptions, build
 from openus.catalogue import Catalogue
 from openus.fetch import obtain
 from openus.select import Selection, select
 from openus.shards.verify import verify
+from openus.stages.build import BuildOptions, build
 
 pytestmark = pytest.mark.realdata
 CATALOGUE = Catalogue()

@@ -13,9 +13,9 @@ from openus.catalogue import Catalogue
 from openus.errors import NeedsPersonError
 from openus.fetch import obtain
 from openus.net import RetryPolicy
-from openus.partial import HEAD
 from openus.select import select
-from openus.transfer import Transfer
+from openus.transfer.download import Transfer
+from openus.transfer.partial import HEAD
 from tests.helpers.web import Fault, serving
 from tests.sources.checks import check
 from tests.sources.conftest import Make

@@ -90,7 +90,7 @@ def test_wrong_places_and_sets_are_named(corpus: Path, tmp_path: Path, serve: ty
 
 
 def test_s3_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openus.places.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("openus.storage.places.importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"openus\[remote\]"):
         open_index("s3://bucket/corpus")
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from openus.errors import OpenUSError
-from openus.places import Place
+from openus.storage.places import Place
 from tests.helpers.corpus import make_corpus
 from tests.model.test_mae import small
 from tests.train.conftest import TINY

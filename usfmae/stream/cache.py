@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from openus.errors import CorpusError
-from openus.places import NoRangesError, open_url
+from openus.storage.places import NoRangesError, open_url
 from usfmae.stream.shard import Shard
 
 log = logging.getLogger("usfmae.stream")

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from openus.errors import CorpusError, DecodeError, UsageError
-from openus.places import Place, open_url
 from openus.shards.foreign import PICTURES, expand
+from openus.storage.places import Place, open_url
 from usfmae.stream.decode import INTERPOLATIONS, crop_boxes, cut, decode_any, decode_side_of
 from usfmae.stream.loader import Batch
 from usfmae.stream.plan import Cursor, key

@@ -20,10 +20,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from openus.errors import CorpusError, did_you_mean
-from openus.places import Place
 from openus.shards.corpus import NAME, read_corpus
-from openus.shards.parquet import read_parquet
 from openus.shards.schema import ROW, SCHEMA_VERSION
+from openus.storage.files import read_parquet
+from openus.storage.places import Place
 from usfmae.stream.reader import ShardReader
 from usfmae.stream.shard import Shard
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openus.errors import CorpusError, UsageError, did_you_mean
-from openus.places import Place
+from openus.storage.places import Place
 from usfmae.stream.ahead import ShardsAhead
 from usfmae.stream.cache import ShardCache, default_folder
 from usfmae.stream.decode import INTERPOLATIONS, crop_boxes, decode_side_of, reductions

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from openus.errors import CorpusError
-from openus.places import Place, open_url
+from openus.storage.places import Place, open_url
 
 if TYPE_CHECKING:
     from usfmae.stream.cache import ShardCache

@@ -28,8 +28,8 @@ import torch
 from openus import __version__, console
 from openus.engine.local import leave_with_parent
 from openus.errors import OpenUSError, UsageError, did_you_mean
-from openus.ledger import disk_told
 from openus.manifest import Benchmark
+from openus.storage.locks import disk_told
 from usfmae.tasks.data.labelled import LabelledSet, find_benchmark
 from usfmae.tasks.data.splits import Split
 from usfmae.tasks.finetune import TASKS, choose_folds, load_with_progress, test_part

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from openus import console
 from openus.errors import CorpusError, DecodeError, UsageError
 from openus.manifest import CleanSettings, FramePolicy
-from openus.places import Place
+from openus.storage.places import Place
 from usfmae.stream.index import Index, open_index
 from usfmae.tasks.data.files import Grey, Looks, message, open_file
 from usfmae.tasks.data.pixels import decode_rows

@@ -16,8 +16,8 @@ from typing import Any
 
 from openus import console
 from openus.errors import UsageError, did_you_mean
-from openus.ledger import disk_told
 from openus.manifest import Benchmark
+from openus.storage.locks import disk_told
 from usfmae.model.weights import WEIGHTS
 from usfmae.tasks.classify import ClassificationTask
 from usfmae.tasks.data.labelled import LabelledSet, find_benchmark, load_labelled

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from openus.errors import UsageError
-from openus.ledger import alone
+from openus.storage.locks import alone
 from usfmae.model.layouts import WeightsError
 from usfmae.model.runs import FILES, checkpoints, fault, sha256_of
 from usfmae.model.weights import write_atomic

@@ -17,7 +17,7 @@ import torch
 
 from openus.console import err
 from openus.errors import UsageError
-from openus.ledger import disk_told
+from openus.storage.locks import disk_told
 from usfmae.model.weights import write_atomic
 from usfmae.stream.foreign import ForeignSet
 from usfmae.stream.index import Index

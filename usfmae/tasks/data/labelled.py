@@ -171,8 +171,8 @@ def load_labelled(
 
 def open_set(data: str | Path, benchmark: Benchmark) -> Index:
     """The index of a benchmark's set; CorpusError with the command that builds it where it is absent."""
-    from openus.places import Place
     from openus.shards.corpus import read_corpus
+    from openus.storage.places import Place
     from usfmae.stream.index import open_index
 
     folder = Place(data).folder
@@ -188,7 +188,7 @@ def open_set(data: str | Path, benchmark: Benchmark) -> Index:
 
 def corpus_facts(data: str | Path, index: Index, rows: Ints, targets: NDArray[Any]) -> dict[str, Any]:
     """Name and cleaning of the corpus, and a fingerprint of the samples read, for resuming and cards."""
-    from openus.places import Place
+    from openus.storage.places import Place
 
     recipe = json.loads(Place(data).read("corpus.json")).get("corpus", {})
     digest = hashlib.sha256("".join(index.table.column("sha256").take(rows).to_pylist()).encode())

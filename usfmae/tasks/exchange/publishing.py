@@ -21,7 +21,7 @@ from typing import Any
 from openus.errors import OpenUSError, UsageError
 from openus.publish.stage import INDEX
 from openus.publish.targets import deliver, parse_target
-from openus.shards.writer import write_bytes
+from openus.storage.files import write_bytes
 from usfmae.model.weights import CONFIG, load_weights
 from usfmae.tasks.exchange.card import hub_card
 from usfmae.tasks.exchange.exporting import export
