@@ -22,10 +22,11 @@ from openus import __version__, console
 from openus.clean.shapes import Box
 from openus.clean.text import find_text, may_hold_text
 from openus.decode.frame import Pixels
-from openus.shards.corpus import NAME, read_corpus, sets_digest
+from openus.shards.corpus import NAME, read_corpus, sets_digest, shard_path
 from openus.shards.keep import keep_anew, kept_digests
 from openus.shards.pack import MASK
 from openus.storage.files import read_parquet, write_bytes
+from openus.storage.pieces import read_piece
 
 SHEET = "audit.png"
 _SHOWN = 48  # pictures on the sheet
@@ -82,7 +83,7 @@ def audit(
     chosen = _choose(rows, sample, seed)
     pictures = []
     for row in (rows[i] for i in sorted(chosen)):
-        pixels = _picture(root, row)
+        pixels = _picture(row)
         boxes = find_text(pixels) if may_hold_text(pixels) else []
         tally = found.sources.setdefault(row["source"], {"searched": 0, "text": 0})
         tally["searched"] += 1
@@ -142,8 +143,9 @@ def _rows(root: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
         if name.endswith(MASK):
             continue
         for shard in part["shards"]:
+            path = shard_path(root, name, shard)
             table = read_parquet(root / "manifest" / shard["manifest"], _COLUMNS)
-            rows += [row | {"set": name} for row in table.to_pylist()]
+            rows += [row | {"set": name, "path": path} for row in table.to_pylist()]
     return rows
 
 
@@ -184,10 +186,8 @@ def _look_at_row(row: dict[str, Any], found: Audit, counts: Counter[str]) -> Non
             found.attributes.append(where | {"why": why})
 
 
-def _picture(root: Path, row: dict[str, Any]) -> Pixels:
-    with (root / row["set"] / row["shard"]).open("rb") as file:
-        file.seek(row["offset"])
-        data = file.read(row["size"])
+def _picture(row: dict[str, Any]) -> Pixels:
+    data = read_piece(row["path"], row["offset"], row["size"])
     return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
 
 

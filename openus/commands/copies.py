@@ -24,7 +24,7 @@ from openus.dedup.near import Chunk, Place, code_version
 from openus.engine.local import LocalEngine
 from openus.errors import CorpusError, UsageError
 from openus.manifest import DedupSettings
-from openus.shards.corpus import NAME, read_corpus
+from openus.shards.corpus import NAME, read_corpus, shard_path
 from openus.shards.pack import MASK
 from openus.stages.dedup import FACTS, Conclusion, chunk_of, judge
 from openus.stages.folder import Listed, files_of, read_pictures
@@ -140,10 +140,9 @@ def _of_corpus(root: Path, index: Path) -> Pictures:
         if name.endswith(MASK):
             continue
         for shard in part["shards"]:
-            path, manifest = root / name / shard["file"], root / "manifest" / shard["manifest"]
-            for needed in (path, manifest):
-                if not needed.exists():
-                    raise CorpusError(f"{needed}: missing; run 'openus repair {root}', or build again")
+            path, manifest = shard_path(root, name, shard), root / "manifest" / shard["manifest"]
+            if not manifest.exists():
+                raise CorpusError(f"{manifest}: missing; run 'openus repair {root}', or build again")
             table = read_parquet(manifest, columns)
             chunks.append(_shard(path, shard["sha256"], table, index))
             tables.append(table.select(list(FACTS)).to_pandas(use_threads=False))

@@ -45,6 +45,24 @@ def read_corpus(root: Path) -> dict[str, Any]:
     return summary
 
 
+def shard_path(root: Path, name: str, entry: dict[str, Any]) -> Path:
+    """Where a shard of the set `name` lies on this machine: in the corpus, or where `openus index` found it.
+
+    Raises:
+        CorpusError: it is gone, or lies on another machine.
+    """
+    url = entry.get("url")
+    if url is not None and "://" in url:
+        raise CorpusError(
+            f"{url}: not on this machine; fetch it, and give its place anew with 'openus index'"
+        )
+    path = root / name / entry["file"] if url is None else Path(url)
+    if not path.exists():
+        mend = f"run 'openus repair {root}'" if url is None else "give its place anew with 'openus index'"
+        raise CorpusError(f"{path}: missing; {mend}")
+    return path
+
+
 def sets_digest(summary: dict[str, Any]) -> str:
     """Identity of all shards of a corpus, by the hashes that its `corpus.json` holds of them."""
     return hashlib.sha256(json.dumps(summary["sets"], sort_keys=True).encode()).hexdigest()

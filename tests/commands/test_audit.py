@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from openus.commands.audit import _ATTRIBUTES, _PATHS, _choose
+from openus.shards.foreign import index_shards
 from openus.shards.verify import verify
 from tests.helpers import toys
 from tests.helpers.corpus import make_corpus
@@ -81,6 +83,20 @@ def test_cleaning_is_what_the_audit_no_longer_finds(home: Path, tmp_path: Path) 
     rows = pq.read_table(tmp_path / "full" / "manifest" / "pretrain-000000.parquet").to_pylist()
     assert all(row["text_boxes"] >= 1 and "sector-linear" in row["flags"] for row in rows)
     assert all(row["sector"][2] < row["source_width"] for row in rows)
+
+
+def test_shards_of_others_are_looked_at_where_they_lie(home: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "theirs.tar", "w") as tar:
+        for path in sorted((home / "pictures").rglob("*.png")):
+            tar.add(path, path.name)
+    index_shards(str(tmp_path / "theirs.tar"), tmp_path / "index")
+    told = toys.run([sys.executable, "-m", "openus.cli", "audit", str(tmp_path / "index"), "--json"])
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert found["searched"] == found["samples"] == found["sources"]["foreign"]["text"] == 4
+    (tmp_path / "theirs.tar").unlink()
+    told = toys.run([sys.executable, "-m", "openus.cli", "audit", str(tmp_path / "index")])
+    assert told.returncode == 1 and "give its place anew with 'openus index'" in told.stderr
 
 
 def test_a_large_source_of_long_clips_hides_no_small_one() -> None:

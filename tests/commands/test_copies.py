@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from openus.commands.copies import dedup
-from openus.errors import UsageError
+from openus.errors import CorpusError, UsageError
+from openus.shards.foreign import index_shards
 from tests.helpers import toys
 from tests.helpers.pictures import scan
 
@@ -153,3 +155,21 @@ def test_wrong_use(tmp_path: Path) -> None:
     assert (
         done.returncode == 2 and "there is no such folder" in done.stderr and "Traceback" not in done.stderr
     )
+
+
+def test_shards_of_others_are_searched_where_they_lie(tmp_path: Path) -> None:
+    """An index holds no shards; theirs may have the same name in several folders."""
+    for folder, seeds in (("a", (0, 1)), ("b", (0, 2))):
+        (tmp_path / folder).mkdir()
+        with tarfile.open(tmp_path / folder / "set.tar", "w") as tar:
+            for seed in seeds:
+                picture = tmp_path / "p.png"
+                put(picture, scan(seed))
+                tar.add(picture, f"{folder}{seed}.png")
+    tars = [str(tmp_path / folder / "set.tar") for folder in "ab"]
+    index_shards(tars, tmp_path / "index")
+    ((first, second, said),) = found(tmp_path / "index", tmp_path, index=tmp_path / "work")
+    assert ({first, second}, said) == ({"foreign/a0.png#0", "foreign/b0.png#0"}, "duplicate")
+    (tmp_path / "b" / "set.tar").unlink()
+    with pytest.raises(CorpusError, match=r"b/set\.tar: missing; give its place anew with 'openus index'"):
+        found(tmp_path / "index", tmp_path, index=tmp_path / "work")
