@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGES = ("usfmae",)
+PACKAGES = ("openus", "usfmae")
 
 # The rooms of a package from left to right; those of one string stand side by side and know nothing of each other.
 # What is named nowhere stands right of all: files at the top of a package, that use its rooms.
 ROOMS = {
+    "openus": (
+        "errors glob", "checksum manifest", "catalogue", "estimate", "console net", "hosts", "transfer", "storage",
+        "archives", "fetch", "decode", "select", "sources", "clean", "engine", "dedup", "shards", "report", "stages",
+        "publish demo doctor propose", "commands", "cli", "__main__",
+    ),
     "usfmae": ("stream model", "train", "tasks"),
     "usfmae.tasks": ("recipe", "data", "network", "training scores", "report", "exchange"),
-}
+}  # fmt: skip
 
 Imports = dict[str, set[str]]
 """Module to the modules of its package that it imports."""
@@ -104,6 +110,17 @@ def test_every_room_has_its_place(repo: Path, package: str) -> None:
     assert {
         name for name in named if not (folder / name).is_dir() and not (folder / f"{name}.py").is_file()
     } == set()
+
+
+def test_the_documents_name_the_rooms_in_their_order(repo: Path) -> None:
+    page = (repo / "docs/architecture.md").read_text(encoding="utf-8")
+    for package in ("openus", "usfmae"):
+        first = [line.split("|")[1] for line in page.splitlines() if line.startswith(f"| `{package}/")]
+        told = [name for cell in first for name in re.findall(rf"`{package}/(\w+)", cell)]
+        place = {room: number for number, level in enumerate(ROOMS[package]) for room in level.split()}
+        assert {*told, "__main__"} >= place.keys()
+        known = [place[room] for room in told if room in place]
+        assert known == sorted(known), package
 
 
 def test_what_hides_in_a_function_is_seen(tmp_path: Path) -> None:
