@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from openus import console
@@ -65,6 +66,7 @@ def embed(
     Raises UsageError (no input, unknown model), CorpusError, WeightsError. A file that cannot be read is named
     in the result's `errors` and does not stop the others.
     """
+    torch.manual_seed(0)  # weights that nobody gave are drawn, the same each time
     network = build(start, outputs=0, size=size, pool="token").to(pick_device(device))
     facts = {
         "model": start.name, "size": size, "aspect": aspect, "pool": pool, "architecture": network.architecture,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -137,6 +138,7 @@ def freeze(
     labelled: LabelledSet, start: Start, *, size: int, pool: Pool, tokens: bool, device: str, quiet: bool
 ) -> Frozen:
     """Pass a labelled set once through a network that is not trained."""
+    torch.manual_seed(0)  # weights that nobody gave are drawn, the same each time
     network: Network = build(
         start, outputs=0, size=size, pool="token", grey=grey_statistics(labelled.images)
     ).to(pick_device(device))
