@@ -24,6 +24,7 @@ from openus.console import (
     QuietOption,
     SeedOption,
     WorkersOption,
+    examples,
     run,
     set_debug,
 )
@@ -60,7 +61,9 @@ def _main(
 
 @app.command(
     short_help="The 46 datasets, filtered, with estimates.",
-    epilog="Examples:  openus sources   ·   openus sources --anatomy breast --access open   ·   openus sources --json",
+    epilog=examples(
+        "openus sources", "openus sources --anatomy breast --access open", "openus sources --json"
+    ),
 )
 def sources(
     anatomy: Annotated[str | None, typer.Option(help="Only this organ or region.")] = None,
@@ -82,7 +85,7 @@ def sources(
     views.sources(_catalogue(manifests), cache, filters, estimate, as_json)
 
 
-@app.command(short_help="All about one dataset.", epilog="Example:  openus show bus-bra")
+@app.command(short_help="All about one dataset.", epilog=examples("openus show bus-bra"))
 def show(
     slug: Annotated[str, typer.Argument(help="A source, as `openus sources` names it.")],
     manifests: ManifestsOption = None,
@@ -98,7 +101,7 @@ def show(
 
 @app.command(
     short_help="Download, or say what a person must do.",
-    epilog="Examples:  openus fetch stu-hospital covid-blues   ·   openus fetch echonet-dynamic --wait",
+    epilog=examples("openus fetch stu-hospital covid-blues", "openus fetch echonet-dynamic --wait"),
 )
 def fetch(
     slugs: Annotated[list[str], typer.Argument(help="Sources to fetch.")],
@@ -132,7 +135,7 @@ app.command(short_help=build_options.SHORT, epilog=build_options.EXAMPLES)(build
 
 @app.command(
     short_help="Check this machine and, with --online, every route.",
-    epilog="Examples:  openus doctor   ·   openus doctor OUT --source bus-bra --online   ·   openus doctor --json",
+    epilog=examples("openus doctor", "openus doctor OUT --source bus-bra --online", "openus doctor --json"),
 )
 def doctor(
     out: Annotated[Path, typer.Argument(help="The corpus folder a build would make.")] = Path("openus-46"),
@@ -170,7 +173,7 @@ def doctor(
 
 
 @app.command(
-    short_help="Check every byte and every account.", epilog="Example:  openus verify openus-46 --deep"
+    short_help="Check every byte and every account.", epilog=examples("openus verify openus-46 --deep")
 )
 def verify(
     out: PlaceArgument,
@@ -189,8 +192,12 @@ def verify(
 
 @app.command(
     short_help="Rebuild what is damaged, and only that.",
-    epilog="Examples:  openus repair openus-46 --dry-run   ·   openus repair openus-46   ·   "
-    "openus repair s3://bucket/openus-46   ·   openus repair OUT --local bus-bra=~/Downloads/BUSBRA",
+    epilog=examples(
+        "openus repair openus-46 --dry-run",
+        "openus repair openus-46",
+        "openus repair s3://bucket/openus-46",
+        "openus repair OUT --local bus-bra=~/Downloads/BUSBRA",
+    ),
 )
 def repair(
     out: PlaceArgument,
@@ -233,7 +240,7 @@ def repair(
 
 
 @app.command(
-    short_help="Look for residual text and names.", epilog="Example:  openus audit openus-46 --sample 500"
+    short_help="Look for residual text and names.", epilog=examples("openus audit openus-46 --sample 500")
 )
 def audit(
     out: CorpusArgument,
@@ -253,7 +260,7 @@ def audit(
 app.command(short_help=publish_options.SHORT, epilog=publish_options.EXAMPLES)(publish_options.publish)
 
 
-@app.command(short_help="Count what a corpus holds.", epilog="Example:  openus stats openus-46 --by anatomy")
+@app.command(short_help="Count what a corpus holds.", epilog=examples("openus stats openus-46 --by anatomy"))
 def stats(
     out: CorpusArgument,
     by: Annotated[str, typer.Option(help="source, anatomy, set, licence or split.")] = "source",
@@ -267,7 +274,7 @@ def stats(
     views.stats(out, by, as_json)
 
 
-@app.command(short_help="One page to judge a corpus by.", epilog="Example:  openus report openus-46")
+@app.command(short_help="One page to judge a corpus by.", epilog=examples("openus report openus-46"))
 def report(
     out: CorpusArgument,
     seed: SeedOption = None,
@@ -286,7 +293,9 @@ def report(
 
 @app.command(
     short_help="A manifest for shards that others made.",
-    epilog="Examples:  openus index 'their-{000..012}.tar' --out mine   ·   openus index https://host/a.tar --out mine",
+    epilog=examples(
+        "openus index 'their-{000..012}.tar' --out mine", "openus index https://host/a.tar --out mine"
+    ),
 )
 def index(
     urls: Annotated[
@@ -316,7 +325,7 @@ app.command(short_help=dedup_options.SHORT, epilog=dedup_options.EXAMPLES)(dedup
 @app.command(
     "add-source",
     short_help="Propose a manifest for a dataset of your own.",
-    epilog="Examples:  openus add-source my-thyroid   ·   openus add-source scans.zip --slug my-scans --out mine",
+    epilog=examples("openus add-source my-thyroid", "openus add-source scans.zip --slug my-scans --out mine"),
 )
 def add_source(
     folder: Annotated[Path, typer.Argument(help="Your dataset: a folder or an archive.", show_default=False)],

@@ -39,6 +39,12 @@ WorkersOption = Annotated[
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Replaces the seed of the configuration.")]
 
 
+def examples(*lines: str) -> str:
+    """The end of a command's help: one example a line, never folded, so that it can be copied."""
+    heading = "Example:" if len(lines) == 1 else "Examples:"
+    return "\n".join(("\b", heading, *(f"  {line}" for line in lines)))
+
+
 @dataclass
 class _State:
     debug: bool = False

@@ -36,8 +36,11 @@ def common(
 
 
 @app.command(
-    epilog="Examples:  usfmae pretrain openus-46 --out runs/base --plan   ·   usfmae pretrain s3://bucket/openus-46 "
-    "--recipe fast --out runs/fast --workers 8   ·   usfmae pretrain openus-46 --out runs/x --set training.epochs=50"
+    epilog=console.examples(
+        "usfmae pretrain openus-46 --out runs/base --plan",
+        "usfmae pretrain s3://bucket/corpus --recipe fast --out runs/fast --workers 8",
+        "usfmae pretrain openus-46 --out runs/x --set training.epochs=50",
+    )
 )
 def pretrain(
     data: DataArgument,
@@ -98,7 +101,7 @@ def pretrain(
 
 @app.command(
     short_help="Draw input, mask and reconstruction.",
-    epilog="Example:  usfmae reconstruct RUN --mask-ratio 0.9",
+    epilog=console.examples("usfmae reconstruct RUN --mask-ratio 0.9"),
 )
 def reconstruct(
     run: Annotated[Path, typer.Argument(help="Run folder, or weights with a decoder.", show_default=False)],

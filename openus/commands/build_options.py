@@ -18,13 +18,23 @@ from openus.commands.options import (
     ScratchOption,
     TaskMemoryOption,
 )
-from openus.console import DebugOption, JsonOption, QuietOption, SeedOption, WorkersOption, set_debug
+from openus.console import (
+    DebugOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    WorkersOption,
+    examples,
+    set_debug,
+)
 
 CPUS = os.cpu_count() or 1
 SHORT = "From sources to a corpus of shards."
-EXAMPLES = (
-    "Examples:  openus build   ·   openus build OUT --source stu-hospital   ·   "
-    "openus build OUT --mirror ../mirror --local bus-bra=~/Downloads/BUSBRA   ·   openus build demo/corpus --demo"
+EXAMPLES = examples(
+    "openus build",
+    "openus build OUT --source stu-hospital",
+    "openus build OUT --mirror ../mirror --local bus-bra=~/Downloads/BUSBRA",
+    "openus build demo/corpus --demo",
 )
 
 

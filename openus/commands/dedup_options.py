@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from openus.console import DebugOption, JsonOption, QuietOption, WorkersOption, set_debug
+from openus.console import DebugOption, JsonOption, QuietOption, WorkersOption, examples, set_debug
 
 CPUS = os.cpu_count() or 1
 SHORT = "Find copies in a corpus, folder or list."
-EXAMPLES = (
-    "Examples:  openus dedup openus-46 --report copies.html   ·   openus dedup ~/scans --out copies.csv   ·   "
-    "openus dedup data --held-out 'test/**'"
+EXAMPLES = examples(
+    "openus dedup openus-46 --report copies.html",
+    "openus dedup ~/scans --out copies.csv",
+    "openus dedup data --held-out 'test/**'",
 )
 
 

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from openus.console import DebugOption, JsonOption, QuietOption, WorkersOption, set_debug
+from openus.console import DebugOption, JsonOption, QuietOption, WorkersOption, examples, set_debug
 
 CPUS = os.cpu_count() or 1
 SHORT = "To the Hub or a store, as licences allow."
-EXAMPLES = (
-    "Examples:  openus publish openus-46 --to hf://ORG/openus-46 --dry-run   ·   "
-    "openus publish openus-46 --to s3://bucket/corpora   ·   "
-    'openus publish OUT --to hf://ORG/NAME --allow my-scans="CC BY 4.0, as our board decided on 3 May"'
+EXAMPLES = examples(
+    "openus publish openus-46 --to hf://ORG/openus-46 --dry-run",
+    "openus publish openus-46 --to s3://bucket/corpora",
+    "openus publish OUT --to SHELF --allow my-scans='CC BY 4.0, decided on 3 May'",
 )
 
 

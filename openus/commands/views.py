@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from openus.stages.repair import Repair
     from openus.stages.results import BuildResult, SourceResult
 
-_SHOWN_PROBLEMS = 20
+_SHOWN_PROBLEMS, _SHOWN_CLASSES = 20, 8
 
 
 def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
@@ -343,15 +343,21 @@ def stats(folder: Path, by: str, as_json: bool) -> None:
             amount(row["bytes"]),
         )
     out.print(table)
+    counts = Table(box=None, show_header=False, pad_edge=False)
+    counts.add_column(style="cyan", no_wrap=True)
+    counts.add_column(overflow="fold")
     for label, classes in result["labels"].items():
-        shown = ", ".join(f"{name} {count:,}" for name, count in list(classes.items())[:8])
-        more = f", and {len(classes) - 8} more" if len(classes) > 8 else ""
-        out.print(f"[cyan]{escape(label)}[/]: {escape(shown)}{more}", soft_wrap=True)
+        more = f", and {len(classes) - _SHOWN_CLASSES} more" if len(classes) > _SHOWN_CLASSES else ""
+        counts.add_row(escape(label), escape(_counted(classes)) + more)
     if result["rejected"]:
-        out.print(
-            "[cyan]rejected[/]: "
-            + ", ".join(f"{name} {count:,}" for name, count in result["rejected"].items())
-        )
+        counts.add_row("rejected", _counted(result["rejected"]))
+    if counts.rows:
+        out.print()
+        out.print(counts)
+
+
+def _counted(classes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count:,}" for name, count in list(classes.items())[:_SHOWN_CLASSES])
 
 
 def report(folder: Path, seed: int, as_json: bool) -> None:

@@ -31,7 +31,8 @@ def collapsed(colour: Pixels) -> Pixels:
 class Scale:
     """How intensities of one file become uint8: round((value - low) * 255 / (high - low)), clipped.
 
-    The rule, for a whole file at once, so that its frames stay comparable:
+    The rule, for a whole file at once, so that its frames stay comparable, and for its channels together, so that
+    hues stay; where a format states how many bits are meant (DICOM, JPEG 2000), that decides for colours instead:
 
     - 8-bit values stay as they are; so do whole numbers or fractions already within 0 … 255 (many volumes keep
       8-bit pictures in wider types); booleans become 0 and 255;

@@ -2,7 +2,8 @@
 
 Grey and RGB PNG go through OpenCV and JPEG through libjpeg-turbo (simplejpeg), the fastest measured on real
 ultrasound; whatever is unusual (palette, alpha, 1 or 16 bits, CMYK, several pages) goes through Pillow. Transparency is
-composited on black, EXIF orientation is applied, and a colour picture whose channels are equal comes out grey.
+composited on black, EXIF orientation is applied, and a colour picture whose channels are equal comes out grey. RGB of
+16 bits, of which Pillow would give the upper bytes alone, becomes 8-bit as deep grey does: by the file's `Scale`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,8 +36,9 @@ PILLOW = {
     "png": "PNG", "jpg": "JPEG", "bmp": "BMP", "tiff": "TIFF", "webp": "WEBP", "gif": "GIF", "jp2": "JPEG2000",
 }  # fmt: skip
 _DEEP = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}
+_OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 _SUBFILE, _REDUCED = 254, 1  # TIFF 6.0, NewSubfileType: bit 0 marks a reduced-resolution copy
-_PHOTOMETRIC, _ORIENTATION = 0x0106, 0x0112
+_BITS, _PHOTOMETRIC, _ORIENTATION = 0x0102, 0x0106, 0x0112
 _NOTES = (b"zTXt", b"iTXt", b"tEXt", b"iCCP")  # of no bearing on the pixels of a plain PNG
 _APP1 = 0xE1  # JPEG segment of EXIF
 
@@ -116,22 +119,40 @@ def _png(data: bytes, name: str, limits: DecodeLimits) -> tuple[Pixels, bool] | 
     if len(data) >= 24:
         limits.check_pixels(name, *struct.unpack_from(">2L", data, 16))
     header = _png_header(data, name)
-    deep_colour = header.depth == 16 and header.colour == 2  # of which Pillow reads the upper bytes alone
-    if not (header.plain and (deep_colour or (header.depth == 8 and header.colour in (0, 2)))):
+    deep = header.depth == 16 and header.colour in (2, 4, 6)
+    if not deep and not (header.plain and header.depth == 8 and header.colour in (0, 2)):
         return None
+    orientation = 1 if header.plain else _png_orientation(data, name)
     for note in reversed(header.notes):
         data = data[: note.start] + data[note.stop :]
     with guard(name):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is not None and deep_colour:
-        deep = np.asarray(pixels, np.uint16)
-        pixels = np.asarray(deep >> (8 if deep.max() > 255 else 0), np.uint8)
-    if pixels is None or pixels.dtype != np.uint8:
+    if pixels is None or pixels.dtype != (np.uint16 if deep else np.uint8):
         return None  # Pillow says what is wrong with it
     if pixels.ndim == 2:
         return np.asarray(pixels), True
+    if deep:
+        values = _on_black(np.asarray(pixels, np.uint16))
+        pixels = scale_for(values.dtype, [values])(values)
     grey = collapsed(np.asarray(pixels))
-    return grey if grey.ndim == 2 else np.asarray(cv2.cvtColor(grey, cv2.COLOR_BGR2RGB)), not deep_colour
+    shown = grey if grey.ndim == 2 else np.asarray(cv2.cvtColor(grey, cv2.COLOR_BGR2RGB))
+    return np.asarray(oriented(shown, orientation), np.uint8) if deep else np.asarray(shown), not deep
+
+
+def _png_orientation(data: bytes, name: str) -> int:
+    try:
+        with guard(name), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            return int(image.getexif().get(_ORIENTATION, 1))
+    except DecodeError:  # as for JPEG
+        return 1
+
+
+def _on_black(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Colours [H, W, 3] of [H, W, 3], or of [H, W, 4], whose last channel is opacity."""
+    if values.shape[2] == 3:
+        return values
+    opacity = values[..., 3:].astype(np.float32) / 65535
+    return np.rint(values[..., :3] * opacity).astype(np.uint16)
 
 
 def _jpeg(data: bytes, name: str, limits: DecodeLimits, grey: bool) -> tuple[Pixels, bool] | None:
@@ -231,7 +252,14 @@ class PillowClip(Clip):
                 if page:
                     image.seek(page)
                 self._limits.check_pixels(self._name, *image.size)
-                yield index, _class_numbers(image) if self._classes else _as_array(image)
+                if self._classes:
+                    yield index, _class_numbers(image)
+                elif _is_deep_colour(image):
+                    with self._opened() as twin:
+                        twin.seek(page)
+                        yield index, _deep_colour(image, twin)
+                else:
+                    yield index, _as_array(image)
 
 
 def _class_numbers(image: Image.Image) -> NDArray[Any]:
@@ -262,3 +290,31 @@ def _as_array(image: Image.Image) -> NDArray[Any]:
     elif image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     return np.asarray(image)
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    """RGB or RGBA of 16 bits, as TIFF has it."""
+    return image.mode in ("RGB", "RGBA") and set(getattr(image, "tag_v2", {}).get(_BITS, ())) == {16}
+
+
+def _deep_colour(image: Any, twin: Any) -> NDArray[np.uint16]:
+    """The current page of both, a deep colour, as uint16 [H, W, 3].
+
+    Pillow has no such mode and unpacks one byte of each value: the upper one, or, told the other byte order, the lower.
+    """
+    premultiplied = any(tile[3][0].startswith("RGBa") for tile in image.tile)
+    _unpack_byte(image, lower=False)
+    _unpack_byte(twin, lower=True)
+    upper, lower = (np.asarray(ImageOps.exif_transpose(half), np.uint16) for half in (image, twin))
+    values = np.asarray(upper << 8 | lower, np.uint16)
+    return values[..., :3] if premultiplied else _on_black(values)
+
+
+def _unpack_byte(image: Any, lower: bool) -> None:
+    """Before its pixels are read: which byte of each value of 16 bits."""
+    for index, tile in enumerate(image.tile):
+        layout, _, order = tile[3][0].partition(";16")
+        # Of channels that lie one after the other uncompressed, Pillow does not see that they are of 16 bits.
+        order = order or ("L" if image.tag_v2.prefix == b"II" else "B")
+        args = (f"{layout.upper()};16{_OTHER_ORDER[order] if lower else order}", *tile[3][1:])
+        image.tile[index] = getattr(type(tile), "_make", tuple)((*tile[:3], args))

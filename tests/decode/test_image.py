@@ -214,12 +214,84 @@ def test_zero_may_be_white() -> None:
     np.testing.assert_array_equal(one(encode(speckle(), "TIFF", tiffinfo={262: 0})), speckle())
 
 
-def test_eight_bit_colours_in_a_png_of_sixteen() -> None:
-    for shift in (0, 8):
-        data = cv2.imencode(".png", colour()[..., ::-1].astype(np.uint16) << shift)[1].tobytes()
-        np.testing.assert_array_equal(one(data), colour())
-        (frame,) = frames(data)
-        assert frame.file is None, "what is stored must be what was decoded"
+def deep_file(form: str, values: Array) -> bytes:
+    """uint16 [H, W, C] as a file: PNG, or TIFF: by libtiff, of either byte order, or channel after channel."""
+    if form in ("png", "tiff"):
+        shown = values if values.shape[2] == 1 else np.dstack([values[..., 2::-1], values[..., 3:]])
+        return bytes(cv2.imencode(f".{form}", shown)[1].tobytes())
+    order, planar = ("<" if "II" in form else ">"), "planar" in form
+    planes = np.moveaxis(values, 2, 0) if planar else values[None]
+    parts = [plane.astype(f"{order}u2").tobytes() for plane in planes]
+    (height, width, channels), at, offsets = values.shape, 8, []
+    for part in parts:
+        offsets.append(at)
+        at += len(part)
+    extra = {338: [1 if "premultiplied" in form else 2]} if channels == 4 else {}
+    tags = {
+        256: [width], 257: [height], 258: [16] * channels, 259: [1], 262: [2], 273: offsets, 277: [channels],
+        278: [height], 279: [len(part) for part in parts], 284: [2 if planar else 1],
+    } | extra  # fmt: skip
+    table, tail = b"", b""
+    for tag, numbers in sorted(tags.items()):
+        packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        if len(numbers) > 1:
+            where, tail = at + 2 + 12 * len(tags) + 4 + len(tail), tail + packed
+            packed = struct.pack(f"{order}I", where)
+        table += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + packed
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, at)
+    return head + b"".join(parts) + struct.pack(f"{order}H", len(tags)) + table + bytes(4) + tail
+
+
+@pytest.mark.parametrize("form", ["png", "tiff", "II", "MM", "II planar", "MM planar"])
+@pytest.mark.parametrize("opaque", [False, True])
+def test_deep_colours_by_the_range_of_the_file(form: str, opaque: bool) -> None:
+    """Twelve bits in words of sixteen, of which the upper bytes alone are nearly black."""
+    values = colour().astype(np.uint16) * 15 + 40
+    low, high = float(values.min()), float(values.max())
+    data = deep_file(form, np.dstack([values, np.full((60, 81), 65535, np.uint16)]) if opaque else values)
+    np.testing.assert_array_equal(one(data), np.rint((values - low) * (255 / (high - low))))
+    (frame,) = frames(data)
+    assert frame.file is None, "what is stored must be what was decoded"
+    small = deep_file(form, colour().astype(np.uint16))
+    np.testing.assert_array_equal(one(small), colour(), "8-bit levels in a 16-bit file stay as they are")
+    grey = deep_file(form, np.dstack([values[..., :1]] * 3))
+    np.testing.assert_array_equal(one(grey), one(encode(values[..., 0], "PNG")), "the rule of deep grey")
+
+
+@pytest.mark.parametrize("form", ["png", "tiff", "MM", "MM premultiplied"])
+def test_transparency_of_deep_colours_is_composited_on_black(form: str) -> None:
+    values = colour().astype(np.uint16) * 15
+    alpha = np.full((60, 81, 1), 65535, np.uint16)
+    alpha[:30] = 65535 // 3
+    shown = np.rint(values * (alpha / 65535))
+    stored = shown.astype(np.uint16) if "premultiplied" in form else values
+    expected = shown * (255 / shown.max())
+    assert np.abs(one(deep_file(form, np.dstack([stored, alpha]))) - expected).max() <= 0.51
+
+
+def test_deep_png_of_grey_with_alpha_and_an_orientation() -> None:
+    values = speckle().astype(np.uint16) * 15
+    body = np.dstack([values, np.full((60, 81), 65535, np.uint16)]).astype(">u2")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">L", len(part)) + name + part + struct.pack(">L", zlib.crc32(name + part))
+        for name, part in (
+            (b"IHDR", struct.pack(">2L5B", 81, 60, 16, 4, 0, 0, 0)),
+            (b"eXIf", exif.tobytes()[6:]),
+            (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in body))),
+            (b"IEND", b""),
+        )
+    )
+    np.testing.assert_array_equal(one(data), np.rot90(one(encode(values, "PNG")), -1))
+
+
+def test_pages_of_a_tiff_of_deep_colours_share_one_scale() -> None:
+    values = [colour().astype(np.uint16) * factor for factor in (4, 16)]
+    data = bytes(cv2.imencodemulti(".tiff", [page[..., ::-1] for page in values])[1].tobytes())
+    high = float(values[1].max())
+    for frame, page in zip(frames(data), values, strict=True):
+        np.testing.assert_array_equal(frame.pixels, np.rint(page * (255 / high)))
 
 
 def test_a_bmp_that_forgot_its_fourth_byte() -> None:

@@ -71,7 +71,9 @@ def add_commands(app: typer.Typer) -> None:
         (publish, "Publish a model with its card.", "publish RUN --to hf://ORG/NAME --dry-run"),
         (show, "One HTML page about a model.", "show RUN OUT -o PAGE --map umap"),
     ):  # fmt: skip
-        app.command(work.__name__.rstrip("_"), short_help=short, epilog=f"Example:  usfmae {example}")(work)
+        app.command(
+            work.__name__.rstrip("_"), short_help=short, epilog=console.examples(f"usfmae {example}")
+        )(work)
 
 
 def finetune(
