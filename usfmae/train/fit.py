@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -32,5 +33,6 @@ def largest_that_fits(
                 "training.shard=true over several GPUs, or a smaller model"
             ) from full
         del full  # it holds on to what the trial had in memory
+        gc.collect()
         torch.cuda.empty_cache()
         size = -(-size // 2)

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from usfmae.model.layouts import WeightsError
@@ -38,21 +38,37 @@ _PERMITTED_MODULES = (
 )  # fmt: skip
 
 
-def shard(mae: MAE, world: World, bf16: bool) -> MAE:
+def shard(mae: MAE, world: World, bf16: bool, mesh: DeviceMesh | None = None) -> MAE:
     """Shard every block, and the rest, over all processes; the same object, changed in place.
 
-    With `bf16` on GPUs the gathered copies are bfloat16, gradients are reduced in float32.
+    With `bf16` on GPUs the gathered copies are bfloat16, gradients are reduced in float32. mesh: the processes, where
+    they are not to exchange over their default group.
     """
-    mesh = init_device_mesh(world.device.type, (world.size,))
+    mesh = mesh or init_device_mesh(world.device.type, (world.size,))
     policy = MixedPrecisionPolicy()
     if bf16 and world.device.type == "cuda":
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
         )
+    warnings.filterwarnings(
+        "ignore", message=r"FSDP2-wrapped module \(\w+\) returned a view"
+    )  # left as it is
     for block in [*mae.blocks, *mae.decoder_blocks]:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(mae, mesh=mesh, mp_policy=policy)
     return mae
+
+
+def silent_mesh(world: World) -> DeviceMesh:
+    """The processes, over a group in which nothing is exchanged: each takes what it finds in its own buffers.
+
+    All processes call this.
+    """
+    import torch.testing._internal.distributed.fake_pg  # registers the group's kind
+
+    dist.all_reduce(torch.zeros(1, device=world.device))  # NCCL takes memory of its own when it is first used
+    group = dist.new_group(backend="fake")
+    return DeviceMesh.from_group(group, world.device.type)  # type: ignore[arg-type]
 
 
 def save_shards(folder: Path, live: Mapping[str, Tensor]) -> Future[Any]:

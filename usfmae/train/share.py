@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from openus.errors import OpenUSError
 from usfmae.model.mae import MAE
@@ -43,10 +44,29 @@ def share(mae: MAE, recipe: TrainingRecipe, world: World) -> tuple[nn.Module, nn
     if is_sharded(recipe, world):
         from usfmae.train.sharded import shard
 
-        if recipe.compile:
-            for block in [*mae.blocks, *mae.decoder_blocks]:
-                cast(nn.Module, block).compile()
+        _compile_blocks(mae, recipe)
         mae = shard(mae, world, recipe.precision != "fp32")
         return mae, mae
     shared = replicate(mae, world)
     return shared, cast(nn.Module, torch.compile(shared)) if recipe.compile else shared
+
+
+def stand_in(mae: MAE, recipe: TrainingRecipe, world: World, mesh: DeviceMesh) -> MAE:
+    """A network that takes the memory of the sharded `mae` in a forward and backward pass, with nothing in it.
+
+    mesh: silent, so that it gathers and reduces at no other process's pace. Throw it away after one trial: running
+    full in the midst of a pass leaves a sharded network in no state to go on from.
+    """
+    from usfmae.train.sharded import shard
+
+    with torch.device("meta"):
+        twin = MAE(mae.config)
+    twin.checkpointing, twin.narrow = mae.checkpointing, mae.narrow
+    _compile_blocks(twin, recipe)
+    return shard(twin, world, recipe.precision != "fp32", mesh).to_empty(device=world.device).train()
+
+
+def _compile_blocks(mae: MAE, recipe: TrainingRecipe) -> None:
+    if recipe.compile:
+        for block in [*mae.blocks, *mae.decoder_blocks]:
+            cast(nn.Module, block).compile()

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from usfmae.model.draws import batch_seed
 from usfmae.model.mae import MAE
@@ -25,7 +26,7 @@ from usfmae.train.meter import Meter
 from usfmae.train.objective import Objective
 from usfmae.train.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from usfmae.train.recipe import Recipe
-from usfmae.train.share import is_sharded, share
+from usfmae.train.share import is_sharded, share, stand_in
 from usfmae.train.start import begin_with
 from usfmae.train.state import fill, live_tensors, whole
 
@@ -100,18 +101,32 @@ class Trainer:
         self.loader = self._loader()
         self.mae.train()
         if self.world.device.type == "cuda" and not self.recipe.training.micro_batch:
-            live_tensors(self.mae, self.optimizer)  # the moments take their memory first
-            self.feeder.micro_batch = largest_that_fits(self.feeder.micro_batch, self._try, self.world.least)
+            self.feeder.micro_batch = self._fitting()
 
-    def _try(self, size: int) -> None:
-        """Forward and backward of so many images of noise, to see whether they fit."""
-        c = self.config
-        images = torch.randn(size, c.in_chans, c.img_size, c.img_size, device=self.world.device)
-        # Copies exchange nothing: a process that ran full in the midst of it would leave the others waiting.
-        with gradients_stay(self.shared, not is_sharded(self.recipe.training, self.world)):
-            self._backward(images, torch.arange(size, device=self.world.device), 0, 1.0)
+    def _fitting(self) -> int:
+        """The number of images that fits at once; all processes call this."""
+        live_tensors(self.mae, self.optimizer)  # the moments take their memory first
+        silent: DeviceMesh | None = None
+        if self.sharded:
+            from usfmae.train.sharded import silent_mesh
+
+            silent = silent_mesh(self.world)
+        return largest_that_fits(
+            self.feeder.micro_batch, lambda size: self._try(size, silent), self.world.least
+        )
+
+    def _try(self, size: int, silent: DeviceMesh | None = None) -> None:
+        """Forward and backward of so many images of noise, to see whether they fit.
+
+        Nothing is exchanged: a process that ran full in the midst of it would leave the others waiting.
+        """
+        c, device = self.config, self.world.device
+        images = torch.randn(size, c.in_chans, c.img_size, c.img_size, device=device)
+        model = stand_in(self.mae, self.recipe.training, self.world, silent) if silent else None
+        with gradients_stay(self.shared, silent is None):
+            self._backward(images, torch.arange(size, device=device), 0, 1.0, model)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.world.device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
 
     def batches(self) -> Iterator[Batch]:
@@ -147,11 +162,13 @@ class Trainer:
         self.cursor = batch.cursor
         self.clock.images += recipe.training.batch_size
 
-    def _backward(self, images: Tensor, seeds: Tensor, number: int, share: float) -> tuple[Tensor, Tensor]:
+    def _backward(
+        self, images: Tensor, seeds: Tensor, number: int, share: float, model: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Add `share` of the gradient of these images; returns that share of the loss, and the loss of each."""
         bf16 = self.recipe.training.precision != "fp32"
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=bf16):
-            result = self.objective(self.model, images, seeds, number)
+            result = self.objective(model or self.model, images, seeds, number)
         torch.autograd.backward(result.loss * share)
         return result.loss.detach() * share, result.per_sample
 
