@@ -322,7 +322,8 @@ class Share:
         if self.count < self.step_size:
             raise CorpusError(
                 f"{self.count} samples are fewer than one global batch of {self.step_size} ({self.world} ranks x "
-                f"{self.batch}); lower the batch size (training.batch_size) to at most {self.count // self.world}"
+                f"{self.batch}); lower the batch size to at most {self.count // self.world * self.world} over all "
+                "ranks (training.batch_size)"
             )
 
     @property

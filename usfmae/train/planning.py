@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
+from openus.console import err, print_json
 from openus.console import out as stdout
-from openus.console import print_json
 from openus.errors import UsageError
 from usfmae.model.mae import MAE
 from usfmae.stream.foreign import is_foreign
@@ -24,13 +24,14 @@ from usfmae.train.distributed import World, describe, pick_device
 from usfmae.train.objective import Objective
 from usfmae.train.optim import build_optimizer
 from usfmae.train.recipe import Recipe
+from usfmae.train.share import is_sharded
 
 TRIAL = {"cpu": 4, "cuda": 64}  # images in a trial step
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What would be done. Sizes in bytes, times in seconds; memory and time are estimates."""
+    """What would be done. Sizes in bytes (memory: of one process), times in seconds; memory and time are estimates."""
 
     recipe: str
     ranks: int
@@ -71,6 +72,7 @@ def make_plan_of(index: Index, recipe: Recipe, world: World) -> Planned:
     peak = peak_flops(world.device)
     half = 1.0 if t.precision == "fp32" else 0.6  # norms and residuals stay in float32
     copies = 4 + (1 if t.ema else 0)  # weights, gradients, two moments, and the average
+    parts = world.size if is_sharded(t, world) else 1
     kept = cost.activations * half
     if t.checkpointing:  # the input of each block, and one block at a time
         kept /= max(1.0, (config.depth + config.decoder_depth) / 2)
@@ -83,7 +85,7 @@ def make_plan_of(index: Index, recipe: Recipe, world: World) -> Planned:
         steps_per_epoch=loader.steps_per_epoch, epochs=t.epochs, total_steps=t.steps(loader.steps_per_epoch),
         images=images, tail=loader.tail_note, encoder_parameters=encoder, decoder_parameters=decoder,
         forward_flops_per_image=cost.forward, training_flops_per_image=cost.training,
-        total_flops=float(cost.training) * images, state_bytes=4 * copies * (encoder + decoder),
+        total_flops=float(cost.training) * images, state_bytes=4 * copies * (encoder + decoder) // parts,
         activation_bytes_per_image=round(kept), device=describe(world), images_per_second=round(rate, 2),
         mfu=None if peak is None else round(rate / world.size * cost.training / peak, 4),
         seconds=round(images / rate, 1),
@@ -122,35 +124,39 @@ def plan_command(data: str, recipe: Recipe, *, ranks: int, device: str, as_json:
     world = World(ranks, 0, 0, pick_device(device))
     if is_foreign(data):
         raise UsageError(f"--plan counts what a manifest lists; run 'openus index' on {data} first")
-    planned = make_plan_of(open_corpus(data, recipe), recipe, world)
+    with err.status("timing two trial steps"):  # a large network takes a minute on a CPU
+        planned = make_plan_of(open_corpus(data, recipe), recipe, world)
     if as_json:
         print_json(asdict(planned))
         return
     table = Table(title=f"plan of '{planned.recipe}'", show_header=False, title_justify="left", box=None)
-    for name, value in _rows(planned):
-        table.add_row(name, value)
+    for name, value, *remarks in _rows(planned):
+        table.add_row(name, Text.assemble(value, *((f"\n{remark}", "dim") for remark in remarks)))
     stdout.print(table)
 
 
-def _rows(p: Planned) -> list[tuple[str, str]]:
-    every = "each process reads from all of them" if p.shards_read_per_rank == p.shards else (
-        f"each process reads {p.shards_read_per_rank:,}")  # fmt: skip
+def _rows(p: Planned) -> list[tuple[str, ...]]:
+    """Name, value and remarks, each no wider than a terminal if it can be."""
+    every = (
+        "from all of them" if p.shards_read_per_rank == p.shards else f"{p.shards_read_per_rank:,} of them"
+    )
     trial = "two trial steps" if p.ranks == 1 else f"two trial steps of one process, times {p.ranks:,}"
     mfu = "" if p.mfu is None else f", {p.mfu:.0%} of the device's peak"
-    rows: list[tuple[str, Any]] = [
-        ("data", f"{p.samples:,} images in {p.shards:,} shards ({p.corpus_bytes / 1e9:,.2f} GB); {every}"),
-        ("steps", f"{p.total_steps:,} of batch {p.batch_size:,} "
-                  f"({p.steps_per_epoch:,} an epoch, {p.epochs:,} epochs at most)"),
-        ("tail", p.tail),
+    return [
+        ("data", f"{p.samples:,} images in {p.shards:,} shards, {p.corpus_bytes / 1e9:,.2f} GB",
+                 *([f"each process reads {every}"] if p.ranks > 1 else [])),
+        ("steps", f"{p.total_steps:,} of batch {p.batch_size:,}: {p.steps_per_epoch:,} an epoch, "
+                  f"{p.epochs:,} epochs at most", p.tail),
         ("parameters", f"{p.encoder_parameters / 1e6:,.1f} M encoder + {p.decoder_parameters / 1e6:,.1f} M decoder"),
-        ("arithmetic", f"{p.forward_flops_per_image / 1e9:,.2f} GFLOP an image forward, "
-                       f"{p.training_flops_per_image / 1e9:,.2f} in training; {p.total_flops:,.3g} FLOP in all"),
-        ("memory", f"{p.state_bytes / 2**30:,.2f} GiB for weights and optimiser + about "
-                   f"{p.activation_bytes_per_image / 2**20:,.0f} MiB for each image taken at once"),
-        ("speed", f"{p.images_per_second:,.1f} images/s on {p.device}{mfu} ({trial}, data not counted)"),
+        ("arithmetic", f"{p.total_flops:,.3g} FLOP in all",
+                       f"{p.training_flops_per_image / 1e9:,.2f} GFLOP an image in training, "
+                       f"{p.forward_flops_per_image / 1e9:,.2f} forward"),
+        ("memory", f"{p.state_bytes / 2**30:,.2f} GiB for weights, gradients and optimiser"
+                   f"{' of a process' if p.ranks > 1 else ''}",
+                   f"and about {p.activation_bytes_per_image / 2**20:,.0f} MiB for each image taken at once"),
+        ("speed", f"{p.images_per_second:,.1f} images/s on {p.device}{mfu}", f"{trial}; data not counted"),
         ("time", _duration(p.seconds)),
     ]  # fmt: skip
-    return rows
 
 
 def _duration(seconds: float) -> str:
