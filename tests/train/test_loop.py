@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from usfmae.stream.loader import Loader
 from usfmae.train.checkpoint import load_state
 from usfmae.train.data import Reading, decoding_device
 from usfmae.train.distributed import World
-from usfmae.train.guard import DivergedError, Guard
+from usfmae.train.guard import DivergedError, Guard, unechoed
 from usfmae.train.log import read_log
 from usfmae.train.loop import check, pretrain
 from usfmae.train.recipe import GuardRecipe, Recipe, load_recipe
@@ -343,6 +346,23 @@ def test_guard_tells_a_leap_from_noise() -> None:
     again.load_state_dict(guard.state_dict())
     with pytest.raises(DivergedError):
         again.count("the loss is nan", 7)
+
+
+def test_the_terminal_shows_no_interrupt_while_a_bar_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()
+    with open(theirs) as terminal, open(ours):  # noqa: PTH123  # descriptors, no paths
+
+        def shows() -> bool:
+            return bool(termios.tcgetattr(terminal)[3] & termios.ECHOCTL)
+
+        monkeypatch.setattr(sys, "stdin", terminal)
+        with unechoed():  # not our terminal: another session's, or we are in the background
+            assert shows()
+        monkeypatch.setattr(os, "tcgetpgrp", lambda descriptor: os.getpgrp())
+        with pytest.raises(KeyboardInterrupt), unechoed():
+            assert not shows()
+            raise KeyboardInterrupt
+        assert shows()
 
 
 def test_time_limit_stops_with_a_checkpoint(corpus: Path, tmp_path: Path) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
+import termios
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -112,3 +116,30 @@ class Stop:
             self._wish = "terminated"
         self._agreed = REASONS[world.most(REASONS.index(self._wish))]
         return bool(self._agreed)
+
+
+@contextmanager
+def unechoed() -> Iterator[None]:
+    """Within this, the terminal does not show Ctrl-C as ^C: at the end of a line that would break a progress bar."""
+    if not _at_terminal():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, [*before[:3], before[3] & ~termios.ECHOCTL, *before[4:]])
+    try:
+        yield
+    finally:
+        if _at_terminal():
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
+def _at_terminal() -> bool:
+    """Whether the terminal is ours: one in the background would be halted if it changed it."""
+    try:
+        return sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (
+        AttributeError,
+        OSError,
+        ValueError,
+    ):  # no input, one that is closed, or another session's terminal
+        return False

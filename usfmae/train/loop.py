@@ -24,7 +24,7 @@ from usfmae.stream.index import Index
 from usfmae.train.checkpoint import held
 from usfmae.train.data import Reading, open_data
 from usfmae.train.distributed import join
-from usfmae.train.guard import Stop
+from usfmae.train.guard import Stop, unechoed
 from usfmae.train.observer import Observer
 from usfmae.train.recipe import Recipe, changed_fields, load_recipe
 from usfmae.train.share import compiler_told
@@ -66,7 +66,11 @@ def pretrain(
             world.barrier()
             trainer.resume()
             last = trainer.total_steps if max_steps is None else min(trainer.total_steps, max_steps)
-            with Observer(trainer, data, out, last=last, quiet=quiet) as observer:
+            shown = world.leads and not quiet
+            with (
+                unechoed() if shown else nullcontext(),
+                Observer(trainer, data, out, last=last, quiet=quiet) as observer,
+            ):
                 summary = train(trainer, observer, stop, last)
         summary |= {"run": str(out), "rank": world.rank, "stopped": stop.reason}
     if stop.reason in ("interrupted", "terminated"):
