@@ -206,7 +206,7 @@ def test_padding_repeats_the_first_positions_and_says_how_many() -> None:
     [
         (0, 4, 1, "no samples"),
         (3, 1, 4, "3 samples cannot feed 4 ranks; use at most 3"),
-        (7, 4, 2, "to at most 3"),
+        (7, 4, 2, "to at most 6 over all ranks"),
     ],
 )
 def test_too_few_samples_are_refused(count: int, batch: int, world: int, words: str) -> None:
