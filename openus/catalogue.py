@@ -135,10 +135,6 @@ class Catalogue:
     def benchmark(self, name: str) -> Benchmark:
         return self._one("benchmarks", "benchmark", name, Benchmark)
 
-    def benchmarks(self) -> Iterator[Benchmark]:
-        for name in self._find("benchmarks"):
-            yield self.benchmark(name)
-
 
 def _list(names: list[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

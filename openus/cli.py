@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from openus import __version__
 from openus.commands import build_options, dedup_options, publish_options
 from openus.commands.options import (
     CacheOption,
@@ -53,8 +54,6 @@ def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
-        from openus import __version__
-
         typer.echo(__version__)
         raise typer.Exit
 

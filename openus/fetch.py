@@ -111,13 +111,6 @@ def dropped_files(source: Source, cache: Path) -> DropState:
     return examine(source, drop_folder(source, cache), LockFile(cache.expanduser().absolute()))
 
 
-def steps_for(source: Source, cache: Path) -> list[str]:
-    """What a person does to fetch a source by hand, in order."""
-    manual = next((route for route in source.routes if route.host == "manual"), None)
-    route = manual or next(iter(source.routes), Route(host="manual"))
-    return [*instructions(source, route), *last_steps(source, str(drop_folder(source, cache)))]
-
-
 def cached(source: Source, cache: Path) -> str:
     """``dropped`` or ``fetched`` where a source is complete on this machine, else an empty string."""
     cache = cache.expanduser().absolute()
@@ -349,11 +342,11 @@ def _person(
 
 
 def _steps(source: Source, failures: Sequence[tuple[Route, Exception]]) -> Sequence[str]:
+    """What a person does for this source alone: its way by hand, else what a route asked for, else its page."""
     manual = next((route for route in source.routes if route.host == "manual"), None)
     if manual is not None:
         return instructions(source, manual)
-    needing = next((e for _, e in failures if isinstance(e, NeedsPersonError)), None)
-    route = next(iter(source.routes), Route(host="manual"))
+    needing = next((error for _, error in failures if isinstance(error, NeedsPersonError)), None)
     if needing is not None:
         return needing.own
-    return instructions(source, route)
+    return instructions(source, next(iter(source.routes), Route(host="manual")))

@@ -18,17 +18,10 @@ class Glob:
         tied = pattern.startswith("/")
         body = _translate(pattern.lstrip("/").removeprefix("**/"))
         self._anywhere = re.compile(("" if tied else "(?:.*/)?") + body, re.DOTALL)
-        self._exact = re.compile(
-            ("" if tied or not pattern.startswith("**/") else "(?:.*/)?") + body, re.DOTALL
-        )
 
     def matches(self, path: str) -> bool:
         """True if the path, or a tail of it, fits the pattern."""
         return self._anywhere.fullmatch(path) is not None
-
-    def matches_whole(self, path: str) -> bool:
-        """True if the path fits the pattern with no further folder around it."""
-        return self._exact.fullmatch(path) is not None
 
 
 def any_matches(globs: Iterable[Glob], path: str) -> bool:

@@ -19,7 +19,6 @@ from openus.errors import ArchiveError
 BLOCK = 512
 MAX_HEADER = 16 << 20
 """tarfile reads an extended header in one piece; a larger single read is a bomb, not a header."""
-COMPRESSIONS = {"gz", "bz2", "xz", "zst"}
 
 
 class Guarded(io.RawIOBase):

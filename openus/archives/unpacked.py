@@ -6,6 +6,7 @@ renamed into place when it is complete; its `index.json` is the marker that late
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -211,8 +212,6 @@ def required_tools(names: Sequence[str]) -> list[str]:
 
 
 def _missing(names: Sequence[str]) -> Iterator[str]:
-    import importlib.util
-
     hint = "pip install 'openus[archives]'"
     rar = next((n for n in names if n.endswith((".rar", ".rar.001"))), None)
     seven = next((n for n in names if n.endswith((".7z", ".7z.001"))), None)

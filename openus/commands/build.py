@@ -12,9 +12,18 @@ from openus.catalogue import Catalogue
 from openus.commands import views
 from openus.commands.missing import missing
 from openus.commands.progress import reporter, sayer
+from openus.demo import DEMO_MANIFESTS, prepare
 from openus.engine.choose import EngineOptions, engine_of
 from openus.errors import OpenUSError, UsageError
+from openus.fetch import default_cache
 from openus.manifest import LEVELS, CleanLevel, Corpus, FramePolicy
+from openus.publish.rebuild import conclude, refuse_settings
+from openus.publish.rebuild import from_recipe as follow
+from openus.stages.build import BuildOptions, build
+from openus.stages.record import told_missing
+from openus.stages.results import EmptyBuildError
+from openus.storage.bucket import bring
+from openus.storage.choose import depot
 
 
 def build_corpus(
@@ -43,22 +52,12 @@ def build_corpus(
     as_json: bool,
 ) -> None:
     """Build a corpus and print its closing table; raises when nothing, or under --strict not all, could be had."""
-    from openus.fetch import default_cache
-    from openus.stages.build import BuildOptions, build
-    from openus.stages.record import told_missing
-    from openus.stages.results import EmptyBuildError
-    from openus.storage.choose import depot
-
     started = time.monotonic()
     home = depot(out, scratch)
     if from_recipe is not None:
-        from openus.publish.rebuild import refuse_settings
-
         refuse_settings(corpus, source=slugs, size=size, clean=clean, frames=frames, demo=demo, seed=seed)
     places = local_places(local, home.folder / ".work" / "inputs")
     if demo:
-        from openus.demo import DEMO_MANIFESTS, prepare
-
         catalogue = Catalogue(*catalogue.roots[1:], DEMO_MANIFESTS)
         corpus = "demo"
         made = prepare(home.folder / ".work" / "demo-inputs", quiet=quiet)
@@ -67,8 +66,6 @@ def build_corpus(
     plan = _with_levels(plan, catalogue, clean)
     recipe = None
     if from_recipe is not None:
-        from openus.publish.rebuild import from_recipe as follow
-
         recipe, catalogue = follow(from_recipe, home.folder / ".work" / "recipe")
         plan, slugs = recipe.corpus, [source.slug for source in recipe.sources]
     options = BuildOptions(
@@ -97,8 +94,6 @@ def build_corpus(
     if not as_json:
         views.build_table(result, out, options.cache, time.monotonic() - started)
     if recipe is not None:
-        from openus.publish.rebuild import conclude
-
         conclude(recipe, home.folder, result, out, as_json)
     elif as_json:
         console.print_json(result.summary | {"out": out})
@@ -109,8 +104,6 @@ def build_corpus(
 
 def local_places(pairs: Sequence[str], inputs: Path) -> dict[str, Path]:
     """Data at hand by source; what lies in object storage is brought into the folder `inputs`."""
-    from openus.storage.bucket import bring
-
     places: dict[str, Path] = {}
     for pair in pairs:
         slug, equals, path = pair.partition("=")

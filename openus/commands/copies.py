@@ -8,7 +8,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,15 @@ import pyarrow as pa
 
 from openus import console
 from openus.archives import Tree
+from openus.commands.progress import reporter
 from openus.dedup.decide import PRETRAIN
 from openus.dedup.near import Chunk, Place, code_version
+from openus.engine.base import Report
 from openus.engine.local import LocalEngine
 from openus.errors import CorpusError, UsageError
+from openus.fetch import default_cache
 from openus.manifest import DedupSettings
+from openus.report.copies import render
 from openus.shards.corpus import NAME, read_corpus, shard_path
 from openus.shards.pack import MASK
 from openus.stages.dedup import FACTS, Conclusion, chunk_of, judge
@@ -35,8 +39,6 @@ from openus.storage.locks import one_builder
 TABLES = (".csv", ".tsv", ".parquet")
 _SHOWN = 20
 _OF_A_LIST = {"path", "patient", "clip", "set"}
-
-Report = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,6 @@ def dedup(
         raise UsageError("--exclude and --held-out are for folders: a corpus says itself what is held out")
     settings = _settings(where if corpus else None, score)
     index = index or _index(where, corpus)
-    from openus.commands.progress import reporter
-
     engine = LocalEngine(workers, Depot(index))
     with one_builder(index), reporter(quiet or as_json, "pictures") as report:
         if corpus:
@@ -93,8 +93,6 @@ def dedup(
     if out is not None:
         write_bytes(out, _file(table, out.suffix))
     if page is not None:
-        from openus.report.copies import render
-
         write_bytes(
             page, render(where.name or str(where), summary(pictures, found), table, pictures.places())
         )
@@ -116,8 +114,6 @@ def _settings(corpus: Path | None, score: float | None) -> DedupSettings:
 
 
 def _index(where: Path, corpus: bool) -> Path:
-    from openus.fetch import default_cache
-
     if corpus and os.access(where, os.W_OK):
         return where / ".work" / "copies"  # the build keeps its own comparisons beside it
     place = str(where.resolve())

@@ -11,7 +11,10 @@ from openus.catalogue import Catalogue
 from openus.commands import views
 from openus.commands.progress import reporter
 from openus.errors import NeedsPersonError, OpenUSError
+from openus.fetch import default_cache, drop_folder, obtain
 from openus.manifest import Source
+from openus.transfer.drop import wait_for_files
+from openus.transfer.lock import LockFile
 
 
 def fetch_sources(
@@ -26,8 +29,6 @@ def fetch_sources(
     as_json: bool,
 ) -> None:
     """Fetch sources one after the other; what one of them lacks does not stop the next."""
-    from openus.fetch import default_cache, obtain
-
     place = cache or default_cache()
     wanted = list(catalogue.sources(slugs))
     outcome: dict[str, dict[str, Any]] = {}
@@ -68,10 +69,6 @@ def fetch_sources(
 
 def _await_person(source: Source, cache: Path) -> None:
     """Watch the drop folder until all files of a source are there; each change is told."""
-    from openus.fetch import drop_folder
-    from openus.transfer.drop import wait_for_files
-    from openus.transfer.lock import LockFile
-
     folder = drop_folder(source, cache)
     folder.mkdir(parents=True, exist_ok=True)
     console.err.print(f"waiting for files in {folder} (Ctrl-C to stop; what is there stays)", soft_wrap=True)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from openus import console
+from openus.engine.base import Report
 
-Report = Callable[[str, int, int | None], None]
 _UNITS = {
     "sources": "sources", "decode": "files", "dedup": "samples", "pack": "samples", "fingerprint": "pictures",
     "compare": "pairs",

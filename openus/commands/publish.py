@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+from rich.table import Table
+
 from openus import console
 from openus.commands.progress import reporter
 from openus.console import amount
@@ -102,9 +105,6 @@ def _show_plan(plan: Plan, target: Target, problems: list[str], as_json: bool) -
     if as_json:
         console.print_json(facts | {"lacking": problems})
         return
-    from rich.markup import escape
-    from rich.table import Table
-
     for entry in facts["repositories"]:
         what = "pictures and rows" if entry["pixels"] else "rows only, no pixels"
         size = f"{entry['samples']:,} samples, {amount(entry['bytes'])}"

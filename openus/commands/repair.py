@@ -12,7 +12,12 @@ from openus.catalogue import Catalogue
 from openus.commands import views
 from openus.commands.build import local_places
 from openus.commands.progress import reporter
+from openus.demo import DEMO_MANIFESTS, prepare
 from openus.errors import OpenUSError
+from openus.fetch import default_cache
+from openus.stages.build import BuildOptions
+from openus.stages.repair import repair
+from openus.storage.choose import depot
 
 
 def repair_corpus(
@@ -30,12 +35,6 @@ def repair_corpus(
     as_json: bool,
 ) -> None:
     """Mend a corpus and tell what was wrong; raises if something is left."""
-    from openus.demo import DEMO_MANIFESTS, prepare
-    from openus.fetch import default_cache
-    from openus.stages.build import BuildOptions
-    from openus.stages.repair import repair
-    from openus.storage.choose import depot
-
     home = depot(out, scratch)
     # A folder that stands in for storage comes and goes with each stage; inputs stay until the end.
     inputs = home.folder.with_suffix(".inputs") if home.remote else home.folder / ".work" / "inputs"

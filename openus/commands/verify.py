@@ -6,14 +6,13 @@ from openus import console
 from openus.commands import views
 from openus.commands.progress import reporter
 from openus.errors import OpenUSError
+from openus.publish.checks import record_verified
+from openus.shards.verify import verify
+from openus.storage.choose import depot
 
 
 def verify_corpus(out: str, *, deep: bool, workers: int, quiet: bool, as_json: bool) -> None:
     """Verify a corpus; raises after naming every problem."""
-    from openus.publish.checks import record_verified
-    from openus.shards.verify import verify
-    from openus.storage.choose import depot
-
     home = depot(out)
     with home.reader(), reporter(quiet or as_json, "samples") as report:
         verdict = verify(home.folder, deep=deep, workers=workers, report=report, home=home)

@@ -13,6 +13,7 @@ from rich.table import Table
 from openus.commands.missing import missing
 from openus.console import amount, err, out, print_json
 from openus.errors import NeedsPersonError, UsageError
+from openus.estimate import estimate_all
 
 if TYPE_CHECKING:
     from openus.catalogue import Catalogue
@@ -109,8 +110,6 @@ def _expected(row: Mapping[str, Any]) -> str:
 
 
 def _estimate(catalogue: Catalogue, slugs: list[str], as_json: bool) -> None:
-    from openus.estimate import estimate_all
-
     rows = estimate_all(catalogue, slugs)
     if as_json:
         print_json(rows)

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import BinaryIO
 
+from openus.decode import array as arrays
 from openus.decode import image
 from openus.decode.frame import Frame, FrameKind, Media, Pixels, Sibling
 from openus.decode.limits import DecodeLimits, gunzipped, size_of
 from openus.decode.policy import Clip, oriented, selected
 from openus.decode.sniff import HEAD, sniff, sniff_gzip
+from openus.decode.volume import Volume, VolumeClip
 from openus.errors import DecodeError
 from openus.manifest import FramePolicy
 
@@ -86,8 +88,6 @@ def _clip(
         return dicom, "image" if dicom.count == 1 else "frame", dicom.meta
     if kind in ("nifti", "mha", "nrrd"):
         return _volume(fp, kind, name, policy, sibling, limits)
-    from openus.decode import array as arrays
-
     if kind == "npy":
         clip = arrays.open_npy(fp, name, limits)
     else:
@@ -100,8 +100,6 @@ def _clip(
 def _volume(
     fp: BinaryIO, kind: str, name: str, policy: FramePolicy, sibling: Sibling | None, limits: DecodeLimits
 ) -> tuple[Clip, FrameKind, Mapping[str, str]]:
-    from openus.decode.volume import Volume, VolumeClip
-
     volume: Volume
     if kind == "nifti":
         from openus.decode.nifti import NiftiVolume

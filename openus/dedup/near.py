@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,7 +40,7 @@ from openus.dedup.prints import (
     view_box,
 )
 from openus.dedup.slabs import BYTES_A_HASH, Slab, search_slab
-from openus.engine.base import Engine
+from openus.engine.base import Engine, Report
 from openus.storage.depot import Files
 from openus.storage.files import read_parquet, write_bytes, write_parquet
 from openus.storage.pieces import Pieces, read_piece
@@ -54,7 +54,6 @@ _SLAB = 1 << 20  # queries searched at a time
 _BATCH = 64  # pairs that one task looks at
 
 Prints = NDArray[np.uint8]
-Report = Callable[[str, int, int | None], None]
 
 PAIRS = pa.schema(
     [

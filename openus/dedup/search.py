@@ -89,12 +89,10 @@ def pack(hexadecimal: list[str]) -> Hashes:
     return np.frombuffer(bytes.fromhex("".join(hexadecimal)), np.uint8).reshape(-1, BITS // 8)
 
 
-def pairs_within(hashes: Hashes, radius: int, old: int = 0, threads: int = 1) -> Pairs:
+def pairs_within(hashes: Hashes, radius: int, threads: int = 1) -> Pairs:
     """All pairs i < j of uint8 [N, 32] hashes at a Hamming distance of at most `radius`.
 
-    The first `old` hashes are taken as compared with each other already: only pairs with j >= `old` come back.
-    Memory is about 150 bytes a hash and thread, plus 30 bytes a pair; equal hashes are reported pair by pair, so
-    collapse long runs of them beforehand (`collapse`).
+    Memory is about 150 bytes a hash and thread, plus 30 bytes a pair; equal hashes are reported pair by pair.
 
     Returns:
         i, j: int64 [P], sorted by (i, j); distance: uint16 [P].
@@ -104,7 +102,7 @@ def pairs_within(hashes: Hashes, radius: int, old: int = 0, threads: int = 1) ->
     """
     plan = choose_plan(len(hashes), len(hashes), radius)
     words = _as_words(hashes)
-    found = _run(partial(_self_join, hashes, words, plan, radius, old), plan, threads)
+    found = _run(partial(_self_join, hashes, words, plan, radius), plan, threads)
     return _unique(found, words, words)
 
 
@@ -132,16 +130,6 @@ def pairs_between(
     groups = None if query_group is None or index_group is None else (query_group, index_group)
     join = partial(_cross_join, queries, index, left, right, groups, plan, radius)
     return _unique(_run(join, plan, threads), left, right)
-
-
-def collapse(hashes: Hashes) -> tuple[Index, Index]:
-    """Unique hashes: (position of the first of each, for each hash the number of its unique one)."""
-    voids = np.ascontiguousarray(hashes).view(np.dtype((np.void, BITS // 8))).ravel()
-    _, first, inverse = np.unique(voids, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return first[order], rank[inverse]
 
 
 def choose_plan(queries: int, index: int, radius: int, written_out: bool = False) -> Plan:
@@ -228,7 +216,7 @@ def _run(
 
 
 def _self_join(
-    hashes: Hashes, words: Words, plan: Plan, radius: int, old: int, part: int, joins: list[Ranges]
+    hashes: Hashes, words: Words, plan: Plan, radius: int, part: int, joins: list[Ranges]
 ) -> list[tuple[Index, Index]]:
     found = []
     for place, value, ranges in _in_cache(_part(hashes, part, plan), joins):
@@ -239,8 +227,7 @@ def _self_join(
         if not hits:
             continue
         i, j = (place[order[np.concatenate(places)]] for places in zip(*hits, strict=True))
-        keep = np.flatnonzero(np.maximum(i, j) >= old) if old else slice(None)
-        for first, second in _near(words, words, i[keep], j[keep], radius):
+        for first, second in _near(words, words, i, j, radius):
             found.append((np.minimum(first, second), np.maximum(first, second)))
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openus.errors import SourceError
+from openus.hosts.kaggle import credentials
 from openus.manifest import Route, Source
 
 Place = tuple[str, str]
@@ -39,8 +40,6 @@ def _environment(*names: str) -> Callable[[], Place]:
 
 
 def _kaggle() -> Place:
-    from openus.hosts.kaggle import credentials
-
     try:
         if not credentials():
             return "", ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from openus.doctor.probe import RETRY, TIMEOUT, probe_file, probe_page
+from openus.engine.base import Report
 from openus.errors import ChecksumError, ManifestError, MissingExtraError, NeedsPersonError, SourceError
 from openus.fetch import cached, route_name
 from openus.hosts import refused, resolve
@@ -70,7 +71,7 @@ def examine_sources(
     cache: Path,
     *,
     retry: RetryPolicy = RETRY,
-    report: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
+    report: Report = lambda stage, done, total: None,
 ) -> list[SourceCheck]:
     """Check all routes and licence pages, several sources at a time; results in the order of `sources`.
 

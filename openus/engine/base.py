@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from openus.storage.depot import Depot, Files
+from openus.storage.depot import Depot, Files, Result, Task
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+Report = Callable[[str, int, int | None], None]
+"""How long work tells of its progress: called with (stage, units done now, total units or None)."""
 
 
 class Engine(ABC):

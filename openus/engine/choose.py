@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from openus.engine.base import Engine
+from openus.engine.local import LocalEngine
+from openus.engine.ray import MEMORY, RayEngine
 from openus.errors import UsageError, did_you_mean
 from openus.storage.depot import Depot
 
@@ -38,12 +40,8 @@ def engine_of(
 ) -> Iterator[Engine]:
     """The engine, ready to work; `say` is told what a person should know of the cluster."""
     if options.name == "local":
-        from openus.engine.local import LocalEngine
-
         yield LocalEngine(workers, depot)
         return
-    from openus.engine.ray import MEMORY, RayEngine
-
     memory = memory_bytes(options.memory) if options.memory else MEMORY
     with RayEngine(workers, depot, address=options.address, memory=memory, say=say) as engine:
         yield engine

@@ -14,14 +14,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from openus.engine.base import Engine
 from openus.errors import OpenUSError
-from openus.storage.depot import Depot, Files
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+from openus.storage.depot import Depot, Files, Result, Task
 
 
 class WorkerLostError(OpenUSError):

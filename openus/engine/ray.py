@@ -7,6 +7,7 @@ and is known for what it is; what is left are losses of whole workers and machin
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import logging
 import os
@@ -23,10 +24,11 @@ from typing import Any
 
 from openus import __version__
 from openus.archives.roots import identity
-from openus.engine.base import Engine, Result, Task
+from openus.engine.base import Engine
 from openus.engine.child import Child
+from openus.engine.code import code_version
 from openus.errors import CorpusError, MissingExtraError, OpenUSError, UsageError
-from openus.storage.depot import Depot, Files
+from openus.storage.depot import Depot, Files, Result, Task
 
 MEMORY = 2 << 30
 """Bytes that one task may take, if nothing else is said."""
@@ -83,7 +85,7 @@ class RayEngine(Engine):
                 "or leave --address out for one on this machine"
             ) from error
         try:
-            self._meet(context.dashboard_url if hasattr(context, "dashboard_url") else None)
+            self._meet(getattr(context, "dashboard_url", None))
         except BaseException:
             ray.shutdown()
             raise
@@ -294,8 +296,6 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 def _version() -> str:
-    from openus.engine.code import code_version
-
     return f"{__version__} ({code_version()})"
 
 
@@ -304,6 +304,4 @@ def _forget(folder: str) -> None:
 
 
 def _has_dashboard() -> bool:
-    import importlib.util
-
     return importlib.util.find_spec("aiohttp_cors") is not None

@@ -71,10 +71,6 @@ def resolve(
         SourceError: the host does not have what the manifest names, or cannot be asked.
         MissingExtraError: the client of the host is not installed.
     """
-    if route.host not in MODULES:
-        raise SourceError(
-            f"{source.slug}: files of {route.host} cannot be fetched by this version; see {route.url}"
-        )
     module = _module(route)
     web = Web(session or new_session(), retry) if online else None
     files: list[RemoteFile] = module.resolve(source, route, web)

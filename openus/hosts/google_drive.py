@@ -23,7 +23,6 @@ from openus.manifest import Route, Source
 API = "https://www.googleapis.com"
 DOWNLOAD = "https://drive.usercontent.google.com"
 FOLDER = "application/vnd.google-apps.folder"
-SHORTCUT = "application/vnd.google-apps.shortcut"
 STOP = 50
 FIELDS = "id,name,mimeType,size,md5Checksum,shortcutDetails"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from openus.engine.base import Report
 from openus.engine.local import run_tasks
 from openus.errors import CorpusError, OpenUSError
 from openus.publish import recipe
@@ -32,7 +33,6 @@ from openus.storage.files import read_parquet, write_bytes, write_parquet
 
 FOLDER = ".publish"
 INDEX = "index.json"
-Report = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openus.engine.base import Report
 from openus.errors import MissingExtraError, OpenUSError, UsageError
 from openus.publish.hub import TRIES, WAIT, scrubbed, send
 from openus.publish.stage import INDEX
@@ -61,9 +62,6 @@ def parse_target(text: str) -> Target:
     if scheme in ("s3", "s3a") and importlib.util.find_spec("s3fs") is None:
         raise MissingExtraError("s3fs", "remote", f"writing to {text}")
     return Target(text, False)
-
-
-Report = Callable[[str, int, int | None], None]
 
 
 def deliver(

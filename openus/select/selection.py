@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import BinaryIO
 
 from openus.archives import Entry
+from openus.decode.stack import clips
 from openus.errors import DecodeError, ManifestError, SourceError, did_you_mean
 from openus.glob import Glob, any_matches
 from openus.manifest import Rule, Source
@@ -113,8 +114,6 @@ def _parts(
     if source.stack is None:
         yield member, entry.size, ()
         return
-    from openus.decode.stack import clips
-
     try:
         with opener(entry.path) as file:
             found = clips(file, member, source.stack)

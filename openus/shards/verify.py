@@ -6,12 +6,15 @@ import hashlib
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from openus.dedup.hashes import pixel_sha256
+from openus.engine.base import Report
 from openus.engine.local import LocalEngine
 from openus.errors import CorpusError
 from openus.shards.corpus import read_corpus
@@ -60,7 +63,7 @@ def verify(
     *,
     deep: bool = False,
     workers: int = 0,
-    report: Callable[[str, int, int | None], None] | None = None,
+    report: Report | None = None,
     home: Depot | None = None,
 ) -> Verdict:
     """Check a corpus folder: hashes of all files, each sample's byte range, the accounting of each source.
@@ -164,9 +167,6 @@ def _check_row(row: dict[str, Any], data: bytes, where: str, deep: bool) -> list
         return [f"{where}: sample {row['key']} is not the one its row describes"]
     if not deep:
         return []
-    import cv2
-    import numpy as np
-
     decoded = cv2.imdecode(np.frombuffer(piece, np.uint8), cv2.IMREAD_GRAYSCALE)
     if decoded is None:
         return [f"{where}: sample {row['key']} cannot be decoded"]

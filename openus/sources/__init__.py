@@ -12,28 +12,26 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from openus.decode.frame import Pixels
+from openus.select.tables import Tables
 
-if TYPE_CHECKING:
-    from openus.select.tables import Tables
-
-Transform = Callable[[Pixels, str, int], "Pixels | None"]
-Draw = Callable[[str, "Tables"], Pixels]
+Transform = Callable[[Pixels, str, int], Pixels | None]
+Draw = Callable[[str, Tables], Pixels]
 
 
 def transform_of(code: str | None) -> Transform | None:
     """The `transform` of a source's module, or None."""
-    if code is None:
-        return None
-    function: Transform | None = getattr(importlib.import_module(f"openus.sources.{code}"), "transform", None)
+    function: Transform | None = _function(code, "transform")
     return function
 
 
 def mask_of(code: str | None) -> Draw | None:
     """The `mask` of a source's module, or None."""
-    if code is None:
-        return None
-    function: Draw | None = getattr(importlib.import_module(f"openus.sources.{code}"), "mask", None)
+    function: Draw | None = _function(code, "mask")
     return function
+
+
+def _function(code: str | None, name: str) -> Any:
+    return None if code is None else getattr(importlib.import_module(f"openus.sources.{code}"), name, None)

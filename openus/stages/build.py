@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from openus.archives import Tree
 from openus.catalogue import Catalogue
 from openus.clean.before import shares
 from openus.dedup.decide import PRETRAIN
-from openus.engine.base import Engine
+from openus.engine.base import Engine, Report
 from openus.engine.local import LocalEngine, kept_workers
 from openus.errors import OpenUSError, SourceError, UsageError, did_you_mean
 from openus.fetch import obtain
@@ -28,13 +28,8 @@ from openus.shards.pack import MASK, ShardTask, finished, plan_set, write_again
 from openus.shards.schema import REJECTED
 from openus.shards.writer import ShardInfo
 from openus.sources import mask_of
-from openus.stages.chunks import (
-    ChunkSpec,
-    read_rejected,
-    read_tally,
-    run_chunk,
-    without_culprit,
-)
+from openus.stages.chunks import run_chunk
+from openus.stages.chunkspec import ChunkSpec, read_rejected, read_tally, without_culprit
 from openus.stages.dedup import deduplicate, follow
 from openus.stages.ledger import fingerprint, inputs_state
 from openus.stages.record import write_corpus
@@ -45,9 +40,6 @@ from openus.storage.locks import disk_told
 
 _CHUNK_FILES = {"image": 256, "video": 8, "volume": 2}
 _CHUNK_BYTES = 128 << 20
-
-Report = Callable[[str, int, int | None], None]
-"""Progress: called with (stage, units finished now, total units or None)."""
 
 
 @dataclass(frozen=True)

@@ -37,19 +37,9 @@ from openus.select.tables import Tables
 from openus.shards.codecs import encode
 from openus.shards.schema import REJECTED
 from openus.sources import mask_of, transform_of
-from openus.stages.chunkspec import (
-    CHUNK_ROW,
-    ChunkSpec,
-    Tally,
-    read_rejected,
-    read_tally,
-    sample_key,
-    without_culprit,
-)
+from openus.stages.chunkspec import CHUNK_ROW, ChunkSpec, Tally, read_tally, sample_key
 from openus.stages.heap import keep_freed_memory
 from openus.stages.rows import AT_ONCE, Picture, rows_of
-
-__all__ = ["ChunkSpec", "Tally", "read_rejected", "read_tally", "run_chunk", "sample_key", "without_culprit"]
 
 _BUFFER = 1 << 20  # bytes: pictures are written many at a time
 

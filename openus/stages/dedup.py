@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ from openus.dedup.cine import spread, thin_clip
 from openus.dedup.decide import PRETRAIN, Decisions, Joins, decide
 from openus.dedup.near import PAIRS, Chunk, Place, code_version, near_copies
 from openus.dedup.search import pack
-from openus.engine.base import Engine
+from openus.engine.base import Engine, Report
 from openus.manifest import CineSettings, DedupSettings
 from openus.shards.schema import DUPLICATES, REJECTED
-from openus.stages.chunks import ChunkSpec
+from openus.stages.chunkspec import ChunkSpec
 from openus.storage.files import read_parquet
 
-Report = Callable[[str, int, int | None], None]
 FACTS = (
     "key", "set", "source", "member", "index", "clip", "patient", "pixel_sha256", "source_width", "source_height",
     "phash",

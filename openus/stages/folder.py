@@ -8,18 +8,20 @@ a chunk of a build (`openus.stages.chunks`), with its pictures made small.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from openus.archives import Entry, Tree
 from openus.dedup.decide import PRETRAIN
+from openus.engine.base import Report
 from openus.engine.local import run_tasks
 from openus.errors import UsageError
 from openus.glob import Glob, any_matches
 from openus.manifest import CleanSettings, Encoding, FramePolicy
 from openus.select import Selected
-from openus.stages.chunks import ChunkSpec, read_rejected, run_chunk, without_culprit
+from openus.stages.chunks import run_chunk
+from openus.stages.chunkspec import ChunkSpec, read_rejected, without_culprit
 from openus.stages.ledger import fingerprint, inputs_state
 
 HELD_OUT = "held-out"
@@ -29,8 +31,6 @@ _NO_PICTURES = {
     ".txt", ".md", ".pdf", ".doc", ".docx", ".ppt", ".pptx", ".xls", ".xlsx", ".html", ".htm", ".xml", ".yaml", ".yml",
     ".json", ".csv", ".tsv", ".parquet", ".py", ".m", ".ipynb", ".log", ".rtf", ".db", ".ini",
 }  # fmt: skip
-
-Report = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ in object storage its files are hashed as they stream by, and only what is damag
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from openus.catalogue import Catalogue
+from openus.engine.base import Report
 from openus.engine.local import LocalEngine, run_tasks
 from openus.errors import CorpusError, NeedsPersonError, OpenUSError, SourceError
 from openus.manifest import Corpus
@@ -36,8 +37,6 @@ from openus.storage.depot import Depot
 from openus.storage.files import write_bytes
 from openus.storage.locks import disk_told
 from openus.storage.pieces import discard
-
-Report = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)

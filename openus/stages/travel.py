@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openus.shards.pack import ShardTask
-from openus.stages.chunks import ChunkSpec
+from openus.stages.chunkspec import ChunkSpec
 from openus.storage.depot import Files
 
 

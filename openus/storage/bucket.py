@@ -21,8 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
+from filelock import FileLock
+
 from openus.errors import CorpusError
+from openus.storage.claim import claimed
 from openus.storage.depot import Depot, Files, Result, Task
+from openus.storage.locks import one_builder
 from openus.storage.pieces import Piece, mount
 from openus.storage.places import file_system, open_url
 
@@ -59,9 +63,6 @@ class Bucket(Depot):
 
     @contextlib.contextmanager
     def builder(self) -> Iterator[None]:
-        from openus.storage.claim import claimed
-        from openus.storage.locks import one_builder
-
         with one_builder(self.folder / ".work"), claimed(self.url):
             mount(self)
             self._synchronise()
@@ -256,8 +257,6 @@ def _made(folder: Path) -> Path:
 @contextlib.contextmanager
 def _turn(folder: Path, path: Path) -> Iterator[None]:
     """One process of this machine at a time fetches a file: inputs are large, and wanted by all workers at once."""
-    from filelock import FileLock
-
     locks = folder / ".work" / "unpacked" / "turns"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / hashlib.sha256(str(path).encode()).hexdigest()[:16]):
@@ -279,9 +278,9 @@ def bring(url: str, folder: Path) -> Path:
         ]
         version = hashlib.sha256(json.dumps([url, sorted(facts)]).encode()).hexdigest()[:16]
         place = folder / version / root.rstrip("/").rpartition("/")[2]
-        if not found or place.exists():
-            whole = bool(found)
-        else:
+        if not found:
+            raise CorpusError(f"{url}: there is nothing there; check the address and your access")
+        if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             temporary = place.with_name(f".{place.name}.part")
             system.get(list(found), [str(temporary) + name[len(root.rstrip("/")) :] for name in found])
@@ -289,9 +288,6 @@ def bring(url: str, folder: Path) -> Path:
             for path in [temporary] if temporary.is_file() else temporary.rglob("*"):
                 os.utime(path, ns=(0, int(version[:8], 16) * 10**6))
             temporary.rename(place)
-            whole = True
     except OSError as error:
         raise CorpusError(f"{url}: cannot be read ({error}); check the address and your access") from error
-    if not whole:
-        raise CorpusError(f"{url}: there is nothing there; check the address and your access")
     return place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from openus.storage.bucket import Bucket
 from openus.storage.depot import Depot
 
 
@@ -11,7 +12,5 @@ def depot(out: str | Path, scratch: Path | None = None) -> Depot:
     """The depot of OUT: a path, or an address of object storage."""
     text = str(out)
     if "://" in text and not text.startswith("file://"):
-        from openus.storage.bucket import Bucket
-
         return Bucket(text, scratch)
     return Depot(Path(text.removeprefix("file://")))

@@ -281,9 +281,7 @@ class Transfer:
                     part.furthest = digests.length
                 self.on_bytes(file, digests.length, total if total is not None else file.size)
                 if self._stop.is_set() and digests.length != total:
-                    raise TransferError(
-                        f"{file.name}: stopped, because another file failed; run it again to go on"
-                    )
+                    raise _stopped(file)
                 if file.stable and file.size is not None and digests.length > file.size:
                     break  # longer than it may be; the size check says so
             stream.flush()

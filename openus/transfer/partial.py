@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import requests
-import urllib3
 
 from openus.checksum import Digests
 from openus.net import NETWORK_ERRORS, TRICKLE, InterruptionError, interruption, redact
@@ -170,13 +169,13 @@ def body(response: requests.Response, url: str, patience: float = 60.0) -> Itera
     read alone never ends a host that sends a byte now and then.
     """
     encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-    decode = encoded and not url.endswith(("gz", ".tgz"))
+    decode = encoded and not url.endswith((".gz", ".tgz"))
     held, begun = b"", False  # what has come of the head
     since, come = time.monotonic(), 0
     while True:
         try:
             data = response.raw.read1(CHUNK, decode_content=decode)
-        except (*NETWORK_ERRORS, urllib3.exceptions.HTTPError) as error:
+        except NETWORK_ERRORS as error:
             raise interruption(url, error, connected=True) from error
         if not data:
             if held:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openus.dedup.search import Plan, _near_in_runs, choose_plan, collapse, pack, pairs_between, pairs_within
+from openus.dedup.search import Plan, _near_in_runs, choose_plan, pack, pairs_between, pairs_within
 
 
 def hashes(count: int, seed: int, planted: int = 0) -> np.ndarray:
@@ -43,25 +43,14 @@ def test_few_hashes(count: int) -> None:
     assert len(pairs_within(np.zeros((count, 32), np.uint8), 10)[0]) == (1 if count == 2 else 0)
 
 
-def test_only_pairs_with_something_new() -> None:
-    data = hashes(200, 3, planted=60)
-    first, second, _ = pairs_within(data, 30, old=150)
-    assert set(zip(first.tolist(), second.tolist(), strict=True)) == {
-        (i, j) for i, j, _ in brute_force(data, 30) if j >= 150
-    }
-
-
 def test_a_radius_out_of_range() -> None:
     with pytest.raises(ValueError, match="expected 0 to 62"):
         pairs_within(hashes(3, 0), 63)
 
 
-def test_collapse_keeps_first_places() -> None:
-    data = hashes(4, 0)[[2, 0, 2, 1, 0]]
-    first, number = collapse(data)
-    assert first.tolist() == [0, 1, 3]
-    assert number.tolist() == [0, 1, 0, 2, 1]
-    assert pack([data[0].tobytes().hex(), data[1].tobytes().hex()]).tolist() == data[:2].tolist()
+def test_digits_become_hashes() -> None:
+    data = hashes(2, 0)
+    assert pack([data[0].tobytes().hex(), data[1].tobytes().hex()]).tolist() == data.tolist()
 
 
 @settings(max_examples=30, deadline=None)

@@ -13,7 +13,7 @@ import openus.stages.chunks
 from openus.catalogue import Catalogue
 from openus.decode import open_media
 from openus.stages.build import BuildOptions, build
-from openus.stages.chunks import ChunkSpec, Tally
+from openus.stages.chunkspec import ChunkSpec, Tally
 
 FILES = {
     "c-segfault.png": b"SEGFAULT", "d-abort.png": b"ABORT", "e-hang.png": b"HANG", "f-killed.png": b"KILLED",
