@@ -31,13 +31,14 @@ def official_leaks(rows: pa.Table) -> list[str]:
     patients: dict[str, list[_Sample]] = defaultdict(list)
     columns = (rows[name].to_pylist() for name in ("member", "split", "patient", "labels", "cluster"))
     for member, split, patient, labels, cluster in zip(*columns, strict=True):
-        sample = _Sample(member, split, patient, dict(labels or ()))
+        sample = _Sample(member, split, patient, dict(labels))
         clusters[cluster].append(sample)
         if patient:
             patients[patient].append(sample)
-    repeats = [group for group in clusters.values() if len(group) > 1]
-    notes = _across(repeats, "groups of duplicate pictures") + _across(patients.values(), "patients")
-    return notes + _conflicts(repeats)
+    notes = _across(clusters.values(), "groups of duplicate pictures") + _across(
+        patients.values(), "patients"
+    )
+    return notes + _conflicts(clusters.values())
 
 
 def _across(groups: Iterable[list[_Sample]], what: str) -> list[str]:
@@ -53,9 +54,9 @@ def _across(groups: Iterable[list[_Sample]], what: str) -> list[str]:
     ]
 
 
-def _conflicts(repeats: Iterable[list[_Sample]]) -> list[str]:
+def _conflicts(clusters: Iterable[list[_Sample]]) -> list[str]:
     found: dict[str, list[list[_Sample]]] = defaultdict(list)
-    for group in repeats:
+    for group in clusters:
         for name in {name for sample in group for name in sample.labels}:
             if len({sample.labels.get(name, "") for sample in group} - {""}) > 1:
                 found[name].append(group)

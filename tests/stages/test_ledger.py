@@ -29,6 +29,9 @@ def test_an_archive_in_a_folder_is_noticed_when_it_changes(tmp_path: Path) -> No
     assert state(root) == before
     os.utime(root / "pictures.zip", (1, 1))
     assert state(root) != before
+    alone = inputs_state([root / "pictures.zip"], ())
+    os.utime(root / "pictures.zip", (2, 2))
+    assert inputs_state([root / "pictures.zip"], ()) != alone
 
 
 def test_moved_data_is_known_and_touched_files_are_noticed(tmp_path: Path) -> None:
