@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from openus.errors import MissingExtraError, OpenUSError
+from tests.helpers.wandb_server import serving_wandb
 from tests.train.conftest import TINY
 from usfmae.train.log import read_log
 from usfmae.train.loop import pretrain
@@ -100,6 +103,32 @@ def _sent(path: Path) -> list[dict[str, Any]]:
                 items = record.history.item
                 history.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
     return history
+
+
+def test_weights_and_biases_goes_on_with_a_run_it_knows(corpus: Path, tmp_path: Path, repo: Path) -> None:
+    """A run that was killed goes back to its checkpoint: steps that were sent before are not sent again, nor warned of.
+
+    When the client dies, the run does not.
+    """
+    pytest.importorskip("wandb")
+    run = tmp_path / "run"
+    go(corpus, run, max_steps=2)
+    (run / "wandb.id").write_text("known")
+    settings = [part for change in [*TINY, "report.wandb=ultrasound"] for part in ("--set", change)]
+    for broken, steps, sent in ((False, 6, [5, 6]), (True, 8, [])):
+        with serving_wandb(step=4, broken=broken) as server:
+            done = subprocess.run(
+                [sys.executable, "-m", "usfmae.cli", "pretrain", str(corpus), "--recipe", "demo", "--out", str(run),
+                 "--device", "cpu", "--max-steps", str(steps), *settings],
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo), "WANDB_MODE": "online",
+                     "WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path)},
+                capture_output=True, text=True, timeout=240,
+            )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert f"step {steps} of 18" in done.stdout and "must be monotonically" not in done.stderr
+        assert ("Weights & Biases hears no more of this run" in done.stderr) == broken
+        assert [line["_step"] for line in server.history] == sent or broken
+    assert [line["step"] for line in read_log(run)] == list(range(1, 9))
 
 
 def test_weights_and_biases_that_does_not_know_us(

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise MissingExtraError("wandb", "wandb", "report.wandb") from error
+        self._lost = False
         settings = wandb.Settings(console="off", disable_git=True, save_code=False, x_disable_meta=True)
         if quiet:
             settings.silent = True
@@ -124,11 +125,26 @@ class WeightsAndBiases:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """The scalars of a step; those of steps it knows already, from before a crash, are not sent again."""
-        if values and step >= self._run.step:
-            self._run.log(dict(values), step=step)
+        if values and step >= self._run.starting_step:
+            self._try(lambda: self._run.log(dict(values), step=step))
 
     def close(self, failed: bool) -> None:
-        self._run.finish(exit_code=int(failed))
+        """Wait until all is sent."""
+        self._try(lambda: self._run.finish(exit_code=int(failed)))
+
+    def _try(self, action: Callable[[], None]) -> None:
+        """The client works in a process of its own, which may die; training does not end with it."""
+        if self._lost:
+            return
+        try:
+            action()
+        except Exception as error:  # of many kinds, not all of them its own
+            self._lost = True
+            why = str(error).strip().split("\n")[0] or type(error).__name__
+            err.print(
+                f"Weights & Biases hears no more of this run ({why}); it goes on", style="yellow", markup=False,
+                soft_wrap=True,
+            )  # fmt: skip
 
 
 def _identity(run: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,9 +112,11 @@ class Trainer:
             from usfmae.train.sharded import silent_mesh
 
             silent = silent_mesh(self.world)
-        return largest_that_fits(
+        found = largest_that_fits(
             self.feeder.micro_batch, lambda size: self._try(size, silent), self.world.least
         )
+        gc.collect()  # what was tried on refers to itself
+        return found
 
     def _try(self, size: int, silent: DeviceMesh | None = None) -> None:
         """Forward and backward of so many images of noise, to see whether they fit.
