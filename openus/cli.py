@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from openus import __version__
 from openus.commands import build_options, dedup_options, publish_options
 from openus.commands.options import (
+    CPUS,
     CacheOption,
     CorpusArgument,
     ManifestsOption,
@@ -39,8 +39,6 @@ app = typer.Typer(
     help="Rebuild the OpenUS ultrasound corpus: fetch, decode, clean, deduplicate, pack, verify.",
     epilog="Begin with 'openus build demo/corpus --demo', or see what there is with 'openus sources'.",
 )
-
-CPUS = os.cpu_count() or 1
 
 
 def _catalogue(manifests: Path | None) -> Any:

@@ -114,8 +114,24 @@ class TestDropFolder:
         source = toy({"host": "manual", "files": [{"name": "train.zip"}, {"name": "test.zip"}]})
         (cache / "toy").mkdir(parents=True)
         (cache / "toy" / "train.zip").write_bytes(b"PK")
+        (cache / "toy" / "extra.zip").write_bytes(b"PK")  # stands for none of the others
         with pytest.raises(NeedsPersonError, match=r"holds train\.zip and still lacks test\.zip"):
             obtain(source, cache=cache)
+
+    def test_what_is_missing_is_told_by_the_way_by_hand(self, cache: Path) -> None:
+        routes = (
+            {"host": "http", "files": [{"name": "web.zip", "url": "https://example.org/web.zip"}]},
+            self.manual,
+        )
+        assert dropped_files(toy(*routes), cache).missing == ("A.zip",)
+        (cache / "toy").mkdir(parents=True)
+        (cache / "toy" / "web.zip").write_bytes(b"PK")
+        assert dropped_files(toy(*routes), cache).missing == ()  # of the route that the files are of
+
+    def test_where_no_files_are_named_a_note_is_not_the_dataset(self, cache: Path) -> None:
+        (cache / "toy").mkdir(parents=True)
+        (cache / "toy" / "notes.txt").write_text("asked on Monday")
+        assert not dropped_files(toy({"host": "manual"}), cache).complete
 
     def test_running_downloads_and_other_things_are_not_taken(self, cache: Path) -> None:
         (cache / "toy").mkdir(parents=True)
@@ -124,7 +140,8 @@ class TestDropFolder:
         with pytest.raises(NeedsPersonError, match=r"A\.zip\.crdownload in .* is not finished downloading"):
             obtain(toy(self.manual), cache=cache)
         (cache / "toy" / "A.zip").write_bytes(b"PK right")
-        assert dropped_files(toy(self.manual), cache).unfinished == ("A.zip.crdownload",)
+        state = dropped_files(toy(self.manual), cache)
+        assert state.unfinished == ("A.zip.crdownload",) and not state.complete
         (cache / "toy" / "A.zip.crdownload").unlink()
         (cache / "toy" / "notes.txt").write_text("from the web page")
         assert obtain(toy(self.manual), cache=cache).route == "drop folder"

@@ -129,7 +129,7 @@ def _adjusted(
     if seed is not None:
         changes["seed"] = seed
     if size is not None:
-        if size != "native" and not (size.isdigit() and int(size) > 0):
+        if size != "native" and not (size.isdecimal() and int(size) > 0):
             raise UsageError(f"--size {size}: expected a number of pixels, or 'native'")
         changes["clean"] = corpus.clean.model_copy(update={"size": size if size == "native" else int(size)})
     if frames:
@@ -159,11 +159,13 @@ def _with_levels(corpus: Corpus, catalogue: Catalogue, clean: Sequence[str]) -> 
 
 
 def _policies(frames: Sequence[str], corpus: Corpus, catalogue: Catalogue) -> dict[str, FramePolicy]:
+    """The policies of `--frames`; one for a source wins over one for all, wherever it stands."""
     policies: dict[str, FramePolicy] = {}
-    for text in frames:
-        slug, _, numbers = text.rpartition("=")
+    for text in sorted(frames, key=lambda text: "=" in text):
+        slug, equals, numbers = text.rpartition("=")
         parts = numbers.split(",")
-        if not all(part.isdigit() and int(part) > 0 for part in parts) or len(parts) > 2:
+        right = all(part.isdecimal() and int(part) > 0 for part in parts) and len(parts) <= 2
+        if not right or (equals and not slug):
             raise UsageError(f"--frames {text}: expected STRIDE or STRIDE,CAP, perhaps after SLUG=")
         update = {"stride": int(parts[0]), "cap": int(parts[1]) if len(parts) == 2 else None}
         known = catalogue.slugs if corpus.sources == "all" else corpus.sources

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
 
 from openus.commands.options import (
+    CPUS,
     AddressOption,
     CacheOption,
     EngineOption,
@@ -28,7 +28,6 @@ from openus.console import (
     set_debug,
 )
 
-CPUS = os.cpu_count() or 1
 SHORT = "From sources to a corpus of shards."
 EXAMPLES = examples(
     "openus build",

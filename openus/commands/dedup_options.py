@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from openus.commands.options import CPUS
 from openus.console import DebugOption, JsonOption, QuietOption, WorkersOption, examples, set_debug
 
-CPUS = os.cpu_count() or 1
 SHORT = "Find copies in a corpus, folder or list."
 EXAMPLES = examples(
     "openus dedup openus-46 --report copies.html",

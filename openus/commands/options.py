@@ -1,12 +1,14 @@
-"""Options that several commands have, or that are of a kind."""
+"""Options that several commands have, or that are of a kind, and how many workers they begin with."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+CPUS = os.cpu_count() or 1
 CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", help="Where downloads are kept. [default: $OPENUS_CACHE or ~/.cache/openus]"),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from openus.commands.options import CPUS
 from openus.console import DebugOption, JsonOption, QuietOption, WorkersOption, examples, set_debug
 
-CPUS = os.cpu_count() or 1
 SHORT = "To the Hub or a store, as licences allow."
 EXAMPLES = examples(
     "openus publish openus-46 --to hf://ORG/openus-46 --dry-run",

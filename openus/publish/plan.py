@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from openus.errors import CorpusError
 from openus.publish.gate import CLASSES, RECIPE, Verdict, judge
 from openus.publish.recipe import recipe_rows
-from openus.shards.corpus import read_corpus
+from openus.shards.corpus import extension_of, read_corpus
 from openus.shards.pack import MASK
 from openus.shards.schema import ROW, VERBATIM
 from openus.shards.writer import cut, sample_footprint, shard_bytes
@@ -77,10 +77,7 @@ class Plan:
 
     def extension(self, name: str) -> str:
         """Of the pictures of a set."""
-        if name.endswith(MASK):
-            return "png"
-        kind = "pretrain" if name == "pretrain" else "held_out"
-        return str(self.summary["corpus"]["pack"][kind]["format"])
+        return extension_of(self.summary, name)
 
 
 def make_plan(

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 import pandas as pd
 
 from openus.dedup.near import Place
 from openus.report.pictures import data_uri, shrink
+from openus.report.write import template
 
 _SHOWN = 240
 _SIDE = 220
@@ -25,10 +24,6 @@ def render(title: str, counts: Mapping[str, Any], table: pd.DataFrame, places: M
     unsure = table.sort_values(["kind", "score"], ascending=[False, True], kind="stable")
     pairs = [_pair(row, places) for row in unsure.head(_SHOWN).to_dict("records")]
     names, matrix = _matrix(table)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(Path(__file__).with_name("copies.html").read_text(encoding="utf-8"))
     view = {
         "title": title,
         "counts": counts,
@@ -38,7 +33,7 @@ def render(title: str, counts: Mapping[str, Any], table: pd.DataFrame, places: M
         "names": names,
         "matrix": matrix,
     }
-    return template.render(view).encode()
+    return template("copies.html").render(view).encode()
 
 
 def _pair(row: Mapping[Any, Any], places: Mapping[str, Place]) -> dict[str, Any]:

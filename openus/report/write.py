@@ -97,7 +97,7 @@ def write_report(root: Path, seed: int = 0) -> Written:
         "trouble_count": len(bad),
         "held_out": sorted(set(facts.rows["set"].unique()) - {"pretrain"}),
     }
-    page = _template().render(view).encode()
+    page = template("page.html").render(view).encode()
     if len(page) > LIMIT:
         raise CorpusError(f"{root / PAGE}: {len(page):,} bytes, more than {LIMIT:,}; please report it")
     folder = root / "report"
@@ -112,11 +112,12 @@ def write_report(root: Path, seed: int = 0) -> Written:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """The template of a page, a file of this folder."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    return environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
 def _totals(facts: Facts) -> dict[str, Any]:

@@ -279,21 +279,16 @@ class _RuleReader:
         """The value of each key; none where several rows of one key disagree, for nothing tells which is meant."""
         rule = self.rule
         assert rule.table is not None and rule.key is not None
+        keys = (rule.key,) if isinstance(rule.key, str) else rule.key
         try:
             rows = self.tables.read(
-                rule.table, sep=rule.sep, sheet=rule.sheet, skip=rule.skip, header=rule.header
-            )
+                rule.table, columns=(*keys, str(rule.column)), what=self.name,
+                sep=rule.sep, sheet=rule.sheet, skip=rule.skip, header=rule.header,
+            )  # fmt: skip
         except TableMissingError:
             if rule.optional:
                 return {}
             raise
-        keys = (rule.key,) if isinstance(rule.key, str) else rule.key
-        for column in (*keys, str(rule.column)):
-            if rows and column not in rows[0]:
-                raise SourceError(
-                    f"{self.slug}: {rule.table} has no column '{column}' for {self.name}"
-                    f"{did_you_mean(column, rows[0])} (columns: {', '.join(rows[0])})"
-                )
         values: dict[tuple[str, ...], str] = {}
         for row in rows:
             key, value = tuple(row[column] for column in keys), row[str(rule.column)]

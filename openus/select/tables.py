@@ -73,22 +73,31 @@ class Tables:
         self,
         selector: str,
         *,
+        columns: Iterable[str] = (),
+        what: str = "",
         sep: str | None = None,
         sheet: str | None = None,
         skip: int = 0,
         header: bool = True,
     ) -> list[Row]:
-        """The rows of a table as dictionaries from column name to stripped text.
+        """The rows of a table as dictionaries from column name to stripped text; `columns` must be there, for `what`.
 
         Raises:
-            SourceError: no such file, or it is not a table of the format its suffix names.
+            SourceError: no such file, it is not a table of the format its suffix names, or it lacks a column.
             MissingExtraError: a spreadsheet, and openpyxl is not installed.
         """
         path = self.find(selector)
         key = (path, sep, sheet, skip, header)
         if key not in self._cache:
             self._cache[key] = self._load(path, sep, sheet, skip, header)
-        return self._cache[key]
+        rows = self._cache[key]
+        for column in columns if rows else ():
+            if column not in rows[0]:
+                raise SourceError(
+                    f"{self._slug}: {selector} has no column '{column}'{what and f' for {what}'}"
+                    f"{did_you_mean(column, rows[0])} (columns: {', '.join(rows[0])})"
+                )
+        return rows
 
     def _bytes(self, path: str) -> bytes:
         with self._open(path) as file:

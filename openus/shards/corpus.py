@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openus.errors import CorpusError
+from openus.shards.pack import MASK
 from openus.shards.schema import SCHEMA_VERSION
 
 NAME = "corpus.json"
@@ -61,6 +62,13 @@ def shard_path(root: Path, name: str, entry: dict[str, Any]) -> Path:
         mend = f"run 'openus repair {root}'" if url is None else "give its place anew with 'openus index'"
         raise CorpusError(f"{path}: missing; {mend}")
     return path
+
+
+def extension_of(summary: dict[str, Any], name: str) -> str:
+    """What the names of the pictures of a set end in, by the settings of its corpus; masks are always PNG."""
+    if name.endswith(MASK):
+        return "png"
+    return str(summary["corpus"]["pack"]["pretrain" if name == "pretrain" else "held_out"]["format"])
 
 
 def sets_digest(summary: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ import functools
 import re
 from typing import Any
 
-from openus.errors import SourceError, did_you_mean
 from openus.select.tables import Row, Tables
 
 _NAME = re.compile(r"(A4C|PSAX)/Videos/(.+)\.avi$")
@@ -15,14 +14,7 @@ _FIELDS = {"EF": "ef", "Sex": "sex", "Age": "age"}
 
 @functools.lru_cache(maxsize=2)
 def _rows(tables: Tables, view: str) -> dict[str, Row]:
-    name = f"{view}/FileList.csv"
-    rows = tables.read(name)
-    for column in ("FileName", "Split", *_FIELDS):
-        if rows and column not in rows[0]:
-            near = did_you_mean(column, rows[0])
-            raise SourceError(
-                f"echonet-pediatric: {name} has no column '{column}'{near} (columns: {', '.join(rows[0])})"
-            )
+    rows = tables.read(f"{view}/FileList.csv", columns=("FileName", "Split", *_FIELDS))
     return {row["FileName"].removesuffix(".avi"): row for row in rows}
 
 

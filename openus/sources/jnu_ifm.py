@@ -6,7 +6,7 @@ import functools
 import re
 from typing import Any
 
-from openus.errors import SourceError, did_you_mean
+from openus.errors import SourceError
 from openus.select.tables import Tables
 
 _NAME = re.compile(r"(\d{8}T\d{6})/image/[^/]*_0*(\d+)\.png$")
@@ -15,14 +15,7 @@ CLASSES = {"3": "none", "4": "only symphysis", "5": "only head", "6": "symphysis
 
 @functools.lru_cache(maxsize=4)
 def _labels(tables: Tables, video: str) -> dict[int, str]:
-    name = f"{video}/frame_label.csv"
-    rows = tables.read(name)
-    for column in ("frame_id", "frame_label"):
-        if rows and column not in rows[0]:
-            near = did_you_mean(column, rows[0])
-            raise SourceError(
-                f"jnu-ifm: {name} has no column '{column}'{near} (columns: {', '.join(rows[0])})"
-            )
+    rows = tables.read(f"{video}/frame_label.csv", columns=("frame_id", "frame_label"))
     return {int(row["frame_id"]): row["frame_label"] for row in rows if row["frame_id"].isdigit()}
 
 

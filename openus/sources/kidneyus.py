@@ -10,8 +10,8 @@ import json
 import re
 from typing import Any
 
-from openus.errors import SourceError, did_you_mean
-from openus.select.tables import Tables
+from openus.errors import SourceError
+from openus.select.tables import TableMissingError, Tables
 
 TABLE = "labels/reviewed_labels_1.csv"
 _TRANSPLANT = re.compile("transplant", re.IGNORECASE)
@@ -20,16 +20,9 @@ _TRANSPLANT = re.compile("transplant", re.IGNORECASE)
 @functools.lru_cache(maxsize=1)
 def _labels(tables: Tables) -> dict[str, dict[str, str]]:
     try:
-        path = tables.find(TABLE)
-    except SourceError:
+        rows = tables.read(TABLE, columns=("filename", "file_attributes"))
+    except TableMissingError:
         return {}
-    rows = tables.read(TABLE)
-    for column in ("filename", "file_attributes"):
-        if rows and column not in rows[0]:
-            near = did_you_mean(column, rows[0])
-            raise SourceError(
-                f"kidneyus: {path} has no column '{column}'{near} (columns: {', '.join(rows[0])})"
-            )
     labels: dict[str, dict[str, str]] = {}
     for row in rows:
         # A file has a row for each region; where they differ, the first one counts, as in the authors' counts.

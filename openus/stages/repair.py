@@ -21,10 +21,9 @@ from openus.engine.local import LocalEngine, run_tasks
 from openus.errors import CorpusError, NeedsPersonError, OpenUSError, SourceError
 from openus.manifest import Corpus
 from openus.report import write_report
-from openus.shards.corpus import NAME, read_corpus
+from openus.shards.corpus import NAME, extension_of, read_corpus
 from openus.shards.keep import DIGESTS, copies, is_page, keep, kept_digests, restore
 from openus.shards.pack import (
-    MASK,
     DamagedWorkError,
     ShardTask,
     chunks_of,
@@ -149,7 +148,7 @@ def _find_recorded(
     for name, part in summary["sets"].items():
         for entry in part["shards"]:
             stem = Path(entry["file"]).stem
-            shard = _Shard(name, stem, _extension(summary, name), entry["samples"], entry["sha256"])
+            shard = _Shard(name, stem, extension_of(summary, name), entry["samples"], entry["sha256"])
             task = planned(home.folder, name, stem, shard.extension, shard.samples)
             for path, digest in ((task.tar_path, "sha256"), (task.manifest_path, "manifest_sha256")):
                 checks[path.relative_to(home.folder).as_posix()] = entry[digest], shard
@@ -176,12 +175,6 @@ def _problem(home: Depot, path: Path, sha256: str) -> str:
     except OSError as error:
         return "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error.strerror})"
     return "" if same else "its bytes are not the ones that were written"
-
-
-def _extension(summary: dict[str, Any], name: str) -> str:
-    if name.endswith(MASK):
-        return "png"
-    return str(summary["corpus"]["pack"]["pretrain" if name == "pretrain" else "held_out"]["format"])
 
 
 def _rewrite(home: Depot, shards: Sequence[_Shard], workers: int, result: Repair, report: Report) -> None:
