@@ -18,6 +18,20 @@ from openus.shards.writer import cut, sample_footprint, write_shard
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "bus-bra" / "BUSBRA" / "Images"
 
 
+SOURCE = """
+schema: 1
+slug: bench
+name: bench
+title: Pictures to measure with
+anatomy: breast
+kind: image
+licence: {name: CC0-1.0, redistribution: pixels}
+routes: [{host: manual, access: request, url: "https://example.org/bench", steps: ["none"]}]
+images: ["*.jpg"]
+"""
+"""The manifest of pictures that a benchmark builds a corpus of."""
+
+
 def pictures(count: int, side: int) -> Iterator[np.ndarray]:
     """`count` grey pictures uint8 [H, W] of short side `side`; real ones are turned about when they run out."""
     files = sorted(REAL.glob("*.png"))

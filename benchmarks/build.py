@@ -50,17 +50,6 @@ GOALS = {
     "two_workers": 1.8, "covid_full_time_of_none_most": 3.0,
 }  # fmt: skip
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-SOURCE = """
-schema: 1
-slug: bench
-name: bench
-title: Pictures to measure with
-anatomy: breast
-kind: image
-licence: {name: CC0-1.0, redistribution: pixels}
-routes: [{host: manual, access: request, url: "https://example.org/bench", steps: ["none"]}]
-images: ["*.jpg"]
-"""
 CORPUS = """
 schema: 1
 name: NAME
@@ -106,6 +95,7 @@ def prepare(folder: Path, count: int) -> dict[str, list[Path]]:
 
 
 def catalogue_in(folder: Path) -> Catalogue:
+    from benchmarks._corpus import SOURCE
     from openus.catalogue import Catalogue, manifests_root
 
     for kind in ("sources", "corpora"):

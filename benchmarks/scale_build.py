@@ -34,7 +34,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._corpus import pictures
+from benchmarks._corpus import SOURCE, pictures
 from openus.catalogue import Catalogue
 from openus.dedup.near import Chunk, Place
 from openus.dedup.prints import INDEX_HASHES, RADIUS, VIEWS
@@ -52,17 +52,6 @@ SIZES = {"3.7x10^5": 370_000, "10^7": 10**7, "10^9": 10**9}
 CPUS = {"3.7x10^5": 8, "10^7": 64, "10^9": 1024}
 LEADER = 256 << 30  # bytes of memory that a machine for the leading process may be expected to have
 CHUNK, SHARD = 256, 256 << 20
-SOURCE = """
-schema: 1
-slug: bench
-name: bench
-title: Pictures to measure with
-anatomy: breast
-kind: image
-licence: {name: CC0-1.0, redistribution: pixels}
-routes: [{host: manual, access: request, url: "https://example.org/bench", steps: ["none"]}]
-images: ["*.jpg"]
-"""
 CORPUS = """
 schema: 1
 name: scale

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-PAGE = HERE / "benchmarks.md"
-BENCHMARKS = HERE.parent / "benchmarks"
+from written import DOCS, write_or_check
+
+BENCHMARKS = DOCS.parent / "benchmarks"
 KNOWN = {"name", "date", "machine", "note", "ratios", "goals", "holds"}
 HEAD = """\
 # Benchmarks
@@ -120,20 +120,5 @@ def results(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write or check the page; returns the exit status."""
-    if set(arguments) - {"--check"}:
-        print(__doc__, file=sys.stderr)
-        return 2
-    text = page(results(BENCHMARKS / "results"))
-    if "--check" not in arguments:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print("docs/benchmarks.md is not current; run: python docs/make_benchmarks.py", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(DOCS / "benchmarks.md", lambda: page(results(BENCHMARKS / "results"))))

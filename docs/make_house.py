@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 
-PICTURE = Path(__file__).resolve().parent / "images" / "house.svg"
+from written import DOCS, write_or_check
+
 WIDE, HIGH, GAP = 136, 58, 74
 LEFT, STEP = 26, WIDE + GAP
 FLOORS = {"openus": (26, "#e8f1f2", "#1f6f78"), "usfmae": (332, "#f6efe3", "#8a5a14")}
@@ -114,13 +114,5 @@ def _hands() -> Iterator[str]:
             yield f'<text {label} font-size="12" fill="#333">{escape(thing)}</text>'
 
 
-def main() -> int:
-    """Write the picture, or with --check say whether it is current."""
-    if "--check" in sys.argv:
-        return int(not PICTURE.is_file() or PICTURE.read_text(encoding="utf-8") != picture())
-    PICTURE.write_text(picture(), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(DOCS / "images" / "house.svg", picture))

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+
+from written import DOCS, write_or_check
 
 from openus.catalogue import Catalogue
 from openus.hosts.kaggle import needs_account
 from openus.hosts.manual import instructions
 from openus.manifest import Route, Source
 
-PAGE = Path(__file__).resolve().parent / "rebuild.md"
 HEAD = """\
 # Rebuild OpenUS-46, click by click
 
@@ -137,21 +137,6 @@ def _link(text: str) -> str:
     return re.sub(r"https?://[^\s()]+(?<![.,;:])", lambda found: f"<{found.group()}>", text)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write or check the page; returns the exit status."""
-    if set(arguments) - {"--check"}:
-        print(__doc__, file=sys.stderr)
-        return 2
-    catalogue = Catalogue()
-    text = page([catalogue.source(slug) for slug in catalogue.slugs])
-    if "--check" not in arguments:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print("docs/rebuild.md is not current; run: python docs/make_rebuild.py", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    everything = sorted(Catalogue().sources(), key=lambda source: source.number or 0)
+    sys.exit(write_or_check(DOCS / "rebuild.md", lambda: page(everything)))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from written import DOCS, write_or_check
 
 from openus.catalogue import Catalogue
 from openus.estimate import estimate
 from openus.manifest import Route, Source
 
-PAGE = Path(__file__).resolve().parent / "sources.md"
 NAMES = {
     "dataverse": "Dataverse",
     "figshare": "figshare",
@@ -108,21 +108,6 @@ def _by_hand(source: Source, route: Route) -> str:
     return BY_HAND[route.access].format(page=f"[this page]({address})" if address else "its page")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write or check the page; returns the exit status."""
-    if set(arguments) - {"--check"}:
-        print(__doc__, file=sys.stderr)
-        return 2
-    catalogue = Catalogue()
-    text = page([catalogue.source(slug) for slug in catalogue.slugs])
-    if "--check" not in arguments:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print("docs/sources.md is not current; run: python docs/make_sources_table.py", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    everything = sorted(Catalogue().sources(), key=lambda source: source.number or 0)
+    sys.exit(write_or_check(DOCS / "sources.md", lambda: page(everything)))

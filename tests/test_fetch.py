@@ -21,6 +21,7 @@ from openus.fetch import cached, default_cache, drop_folder, dropped_files, obta
 from openus.hosts.manual import instructions
 from openus.net import RetryPolicy
 from openus.transfer.download import Transfer
+from openus.transfer.drop import _find
 from tests.helpers.sources import toy
 from tests.helpers.web import Fault, Site, serving
 
@@ -127,6 +128,48 @@ class TestDropFolder:
         (cache / "toy").mkdir(parents=True)
         (cache / "toy" / "web.zip").write_bytes(b"PK")
         assert dropped_files(toy(*routes), cache).missing == ()  # of the route that the files are of
+
+    def test_what_is_made_on_request_may_differ_but_never_be_empty(self, cache: Path) -> None:
+        spec = {"name": "A.zip", "bytes": 9, "sha256": "0" * 64, "stable": False}
+        (cache / "toy").mkdir(parents=True)
+        (cache / "toy" / "A.zip").write_bytes(b"PK right")
+        assert dropped_files(toy({"host": "manual", "files": [spec]}), cache).complete
+        (cache / "toy" / "A.zip").write_bytes(b"")
+        for facts in (spec, {"name": "A.zip"}):
+            with pytest.raises(ChecksumError, match="found 0 bytes"):
+                dropped_files(toy({"host": "manual", "files": [facts]}), cache)
+
+    def test_files_of_one_name_in_two_folders(self, cache: Path) -> None:
+        files = [{"name": "a/list.bin", "bytes": 1}, {"name": "b/list.bin", "bytes": 2}]
+        source = toy({"host": "manual", "files": files})
+        for name, content in (("a", b"1"), ("b", b"22")):
+            (cache / "toy" / "set" / name).mkdir(parents=True)
+            (cache / "toy" / "set" / name / "list.bin").write_bytes(content)
+        state = dropped_files(source, cache)
+        assert state.complete and set(state.found) == {"a/list.bin", "b/list.bin"}
+
+    def test_one_route_knows_another_version_of_the_file(self, cache: Path) -> None:
+        other = {"host": "http", "files": [{"name": "A.zip", "url": "https://example.org/A.zip", "bytes": 9}]}
+        (cache / "toy").mkdir(parents=True)
+        (cache / "toy" / "A.zip").write_bytes(b"PK right")
+        assert dropped_files(toy(other, self.manual), cache).complete
+        assert dropped_files(toy({"host": "manual"} | other, self.manual), cache).complete
+
+    @pytest.mark.parametrize(
+        ("name", "path", "found"),
+        [
+            ("A.zip", "one/two/a.ZIP", True), ("A.zip", "one/two/three/A.zip", False), ("A.zip", "BA.zip", False),
+            ("A.zip", "a/b.bmp", True), ("A.zip", "one/A/b.bmp", True), ("A.zip", "one/two/A/b.bmp", False),
+            ("A.txt", "A/b.bmp", False), ("in/A.zip", "one/two/three/in/A.zip", True),
+        ],
+    )  # fmt: skip
+    def test_how_deep_a_file_may_lie(self, name: str, path: str, found: bool) -> None:
+        assert _find(name, [path]) == (path if found else None)
+
+    def test_an_archive_with_dots_in_its_name_was_unpacked(self, cache: Path) -> None:
+        (cache / "toy" / "set.v1.0").mkdir(parents=True)
+        (cache / "toy" / "set.v1.0" / "b.bmp").write_bytes(b"1")
+        assert dropped_files(toy({"host": "manual", "files": [{"name": "set.v1.0.tar.gz"}]}), cache).complete
 
     def test_where_no_files_are_named_a_note_is_not_the_dataset(self, cache: Path) -> None:
         (cache / "toy").mkdir(parents=True)

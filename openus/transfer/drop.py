@@ -125,7 +125,7 @@ def _find(name: str, present: Sequence[str]) -> str | None:
     unpacked = None
     for path in present:
         parts = PurePosixPath(path).parts
-        if path == name or (len(parts) <= 3 and parts[-1].lower() == plain.name.lower()):
+        if len(parts) <= 3 and parts[-1].lower() == plain.name.lower():
             return path
         if plain.suffix.lower() in ARCHIVES and any(part.lower() == stem.lower() for part in parts[:-1][:2]):
             unpacked = unpacked or path

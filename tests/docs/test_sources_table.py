@@ -20,7 +20,8 @@ def test_the_page_in_the_repository_is_current(repo: Path) -> None:
 
 def test_a_missing_or_edited_page_is_noticed_and_made_anew(repo: Path, tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    shutil.copy(repo / "docs" / "make_sources_table.py", tmp_path / "docs")
+    for script in ("make_sources_table", "written"):
+        shutil.copy(repo / "docs" / f"{script}.py", tmp_path / "docs")
     page = tmp_path / "docs" / "sources.md"
     assert make(tmp_path, "--check").returncode == 1
     assert make(tmp_path).returncode == 0

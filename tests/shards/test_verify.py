@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,6 +19,7 @@ from openus.dedup.hashes import pixel_sha256
 from openus.shards.schema import REJECTED
 from openus.shards.verify import verify
 from openus.shards.writer import write_shard
+from openus.storage.depot import Depot
 from openus.storage.files import read_parquet, write_parquet
 from tests.helpers.corpus import encode, make_corpus
 
@@ -76,7 +78,9 @@ def record(root: Path, source: dict[str, Any]) -> None:
         "members": {"found": 6, "selected": 4, "excluded": 2} | source.get("members", {}),
         "frames": {"decoded": 5, "kept": 4} | source.get("frames", {}),
     }
-    summary_of(root, lambda s: s.update(sources={"bench": entry}, rejected={"rows": 3, "sha256": digest}))
+    other = {"members": {"found": 1, "selected": 1, "excluded": 0}, "frames": {"decoded": 1, "kept": 1}}
+    sources = {"bench": entry, "stu-hospital": other}
+    summary_of(root, lambda s: s.update(sources=sources, rejected={"rows": 3, "sha256": digest}))
 
 
 def test_a_sound_corpus_has_no_problem(root: Path) -> None:
@@ -150,6 +154,64 @@ def test_a_manifest_of_other_columns_or_none(root: Path) -> None:
         )
         (found,) = verify(root).problems
         assert problem in found
+
+
+def test_bytes_that_no_row_speaks_of_count_too(root: Path) -> None:
+    tar, manifest = paths(root, "pretrain")
+    for path in (tar, paths(root, "bench")[0]):
+        path.write_bytes(path.read_bytes()[:-1] + b"x")  # behind the last member
+    write_parquet(manifest, read_parquet(manifest).replace_schema_metadata({"other": "words"}))
+    summary_of(root, lambda s: s["sets"]["bench-mask"]["shards"][0].update(bytes=1))
+    assert verify(root).problems == [
+        "bench-mask/bench-mask-000000.tar: its bytes are not the ones corpus.json records (altered or damaged)",
+        "bench/bench-000000.tar: its bytes are not the ones corpus.json records (altered or damaged)",
+        "manifest/pretrain-000000.parquet: its bytes are not the ones corpus.json records",
+        "pretrain/pretrain-000000.tar: its bytes are not the ones corpus.json records (altered or damaged)",
+    ]
+
+
+@pytest.mark.parametrize(("wrong", "more"), [(3, 0), (4, 1)])
+def test_of_many_damaged_samples_a_few_are_named(root: Path, wrong: int, more: int) -> None:
+    relist(root, lambda rows: [row | {"sha256": "0"} for row in rows[:wrong]] + rows[wrong:])
+    named = [problem for problem in verify(root).problems if "is not the one its row describes" in problem]
+    rest = [problem for problem in verify(root).problems if f"and so are {more} more of its 6" in problem]
+    assert (len(named), len(rest)) == (3, bool(more))
+
+
+def test_what_storage_lacks_is_not_fetched(root: Path) -> None:
+    class Away(Depot):
+        remote = True
+
+        def size(self, path: Path) -> int | None:
+            return None if path == paths(root, "bench")[1] else super().size(path)
+
+    verdict = verify(root, home=Away(root))
+    assert verdict.problems == ["bench/bench-000000.tar, or its manifest: missing"]
+    assert (verdict.shards, verdict.samples) == (2, 10)
+
+
+def test_shards_of_others_are_followed_by_path_and_address(root: Path, tmp_path: Path) -> None:
+    tar, _ = paths(root, "pretrain")
+    theirs = tar.rename(tmp_path / "theirs.tar")
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/verify/theirs.tar", theirs.read_bytes()[:-512] + b"x" * 512)
+    for url, problems in (
+        (str(theirs), 0),
+        ("memory://verify/theirs.tar", 1),
+        ("memory://verify/none.tar", 1),
+    ):
+        facts = {"url": url}
+        summary_of(root, lambda s, facts=facts: s["sets"]["pretrain"]["shards"][0].update(facts))
+        assert len(verify(root).problems) == problems, url
+    theirs.unlink()
+    summary_of(root, lambda s: s["sets"]["pretrain"]["shards"][0].update(url=str(theirs)))
+    assert verify(root).problems == [f"{theirs}: missing; give its place anew with 'openus index'"]
+
+
+def test_a_missing_shard_can_be_repaired(root: Path) -> None:
+    tar, _ = paths(root, "bench")
+    tar.unlink()
+    assert verify(root).problems == [f"{tar}: missing; 'openus repair' writes it anew"]
 
 
 def test_what_is_no_tar_is_said(root: Path) -> None:
