@@ -112,6 +112,17 @@ def test_every_room_has_its_place(repo: Path, package: str) -> None:
     } == set()
 
 
+def test_every_room_tells_its_modules(repo: Path) -> None:
+    """But for rooms whose modules are called as manifests call them."""
+    for init in (repo / "openus").glob("*/__init__.py"):
+        told = ast.get_docstring(ast.parse(init.read_text())) or ""
+        modules = {path.stem for path in init.parent.glob("*.py")} - {"__init__"}
+        if init.parent.name not in ("hosts", "sources"):
+            assert {name for name in modules if not re.search(rf"\b{name}\b", told)} == set(), (
+                init.parent.name
+            )
+
+
 def test_the_documents_name_the_rooms_in_their_order(repo: Path) -> None:
     page = (repo / "docs/architecture.md").read_text(encoding="utf-8")
     for package in ("openus", "usfmae"):

@@ -106,8 +106,8 @@ def local_places(pairs: Sequence[str], inputs: Path) -> dict[str, Path]:
     """Data at hand by source; what lies in object storage is brought into the folder `inputs`."""
     places: dict[str, Path] = {}
     for pair in pairs:
-        slug, equals, path = pair.partition("=")
-        if not equals or not slug or not path:
+        slug, _, path = pair.partition("=")
+        if not slug or not path:
             raise UsageError(
                 f"--local {pair}: expected SLUG=PATH, for example --local bus-bra=~/Downloads/BUSBRA.zip"
             )

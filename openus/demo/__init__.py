@@ -2,6 +2,10 @@
 
 It needs no network and no account: `prepare` writes the inputs of the corpus `demo` into a folder, and
 `openus build OUT --demo` builds the corpus from them. What is simulated is called so everywhere.
+
+inputs     the folders that a build begins with
+phantom, tissue    simulated pictures, and what is in them
+page       the page at the end of the demo
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`openus doctor`: what this machine lacks for a build, and (online) whether every route still leads somewhere.
 
-- `machine`: external tools, optional packages, disk space against the estimate, credentials, drop folders.
-- `online`:  every route of every source asked for its files, a few bytes of them fetched; licence pages.
-- `table`:   both for people.
+machine      external tools, optional packages, disk space against the estimate, drop folders, `credentials`
+online       every route of every source asked for its files, a few bytes of them fetched (`probe`); licence pages
+table        both for people
 """
 
 from openus.doctor.machine import Check, examine_machine

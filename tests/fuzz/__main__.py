@@ -5,7 +5,7 @@
     python -m tests.fuzz rows -max_total_time=120
 
 What follows the target's name goes to libFuzzer. Inputs that find something are written to the folder of
-``-artifact_prefix``; what was mended stays as a test in tests/fuzz/test_findings.py.
+``-artifact_prefix``; what was mended stays as a test of the room it was found in.
 """
 
 from __future__ import annotations
