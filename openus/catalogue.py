@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from openus.errors import ManifestError, did_you_mean
+from openus.errors import ManifestError, a_few, did_you_mean
 from openus.manifest import SCHEMA, Benchmark, Corpus, Source
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -102,7 +102,7 @@ class Catalogue:
         paths = self._find(kind) if paths is None else paths
         if name not in paths:
             raise ManifestError(
-                f"unknown {what} '{name}'{did_you_mean(name, paths)} (known: {_list(sorted(paths))})"
+                f"unknown {what} '{name}'{did_you_mean(name, paths)} (known: {a_few(sorted(paths), 12)})"
             )
         return read_yaml(paths[name], model)
 
@@ -134,7 +134,3 @@ class Catalogue:
 
     def benchmark(self, name: str) -> Benchmark:
         return self._one("benchmarks", "benchmark", name, Benchmark)
-
-
-def _list(names: list[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -18,7 +18,7 @@ OpenUSError                     base; the command line prints it as one line and
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class OpenUSError(Exception):
@@ -114,3 +114,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of `known`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def a_few(names: Sequence[str], most: int) -> str:
+    """``"a, b, c and 9 more"``: the first of many names, for a message."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -7,7 +7,7 @@ can know them beforehand.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,24 +68,21 @@ def describe(policy: FramePolicy, kind: str) -> str:
     return ", ".join(words)
 
 
-def estimate_all(
-    catalogue: Catalogue, slugs: Iterable[str], policies: Mapping[str, FramePolicy] | None = None
-) -> list[dict[str, Any]]:
-    """A row per source: number, slug, frames, policy, samples, confidence.
+def estimate_all(catalogue: Catalogue, slugs: Iterable[str]) -> list[dict[str, Any]]:
+    """A row per source under its own policy: number, slug, frames, policy, samples, confidence.
 
-    `policies` replace the default policies of the sources they name. `confidence` is the basis of the figure,
+    `confidence` is the basis of the figure,
     followed by the first word of what the manifest says of itself: "counted, high".
     """
     rows = []
     for source in catalogue.sources(slugs):
-        policy = (policies or {}).get(source.slug, source.frames)
-        found = estimate(source, policy)
+        found = estimate(source)
         rows.append(
             {
                 "number": source.number,
                 "slug": source.slug,
                 "frames": found.frames,
-                "policy": describe(policy, source.kind),
+                "policy": describe(source.frames, source.kind),
                 "samples": found.samples,
                 "confidence": f"{found.basis}, {source.confidence.partition(':')[0].split(',')[0].split(' ')[0]}",
             }

@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SCHEMA = 1
+PRETRAIN = "pretrain"
+"""The set of all sources that are not held out."""
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
 
 Redistribution = Literal["pixels", "verbatim-only", "recipe-only"]
@@ -346,7 +348,7 @@ class Corpus(_Strict):
     """Mixed into the pseudonyms of patients whose identifiers the source does not publish."""
     sources: Literal["all"] | tuple[str, ...] = "all"
     held_out: dict[str, str] = {}
-    """Source slug to the set it forms; all other sources go into ``pretrain``."""
+    """Source slug to the set it forms; all other sources go into `PRETRAIN`."""
     frames: dict[str, FramePolicy] = {}
     """Frame policies that replace those of the sources, by slug."""
     clean: CleanSettings = CleanSettings()

@@ -122,8 +122,8 @@ def test_every_source_of_the_corpus_has_a_row() -> None:
     }
     assert by_slug["fh-ps-aop"]["samples"] == 4000
     assert by_slug["regpro"]["confidence"] == "at most, high"
-    changed = estimate_all(catalogue, ["covid-blues"], {"covid-blues": FramePolicy(stride=10)})
-    assert changed[0]["samples"] == 362 * math.ceil(31746 / 362 / 10)
+    changed = estimate(catalogue.source("covid-blues"), FramePolicy(stride=10))
+    assert changed.samples == 362 * math.ceil(31746 / 362 / 10)
 
 
 def test_the_whole_corpus_is_of_the_size_of_the_paper() -> None:

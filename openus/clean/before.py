@@ -24,11 +24,11 @@ def rank(seed: int, *words: str) -> bytes:
     return hashlib.blake2b("\0".join((str(seed), *words)).encode(), digest_size=8).digest()
 
 
-def shares(members: Iterable[str], seed: int, most: int = SHOWN) -> dict[str, int]:
-    """How many pictures to show of which files, about `most` together: one of each in a seeded choice of them, or
+def shares(members: Iterable[str], seed: int) -> dict[str, int]:
+    """How many pictures to show of which files, about `SHOWN` together: one of each in a seeded choice of them, or
     several of each where they are few clips."""
-    chosen = sorted(members, key=lambda member: rank(seed, member))[:most]
-    each = -(-most // max(1, len(chosen)))
+    chosen = sorted(members, key=lambda member: rank(seed, member))[:SHOWN]
+    each = -(-SHOWN // max(1, len(chosen)))
     return dict.fromkeys(chosen, each)
 
 

@@ -11,9 +11,9 @@ Box = tuple[int, int, int, int]
 """x, y, width, height."""
 
 
-def arc(apex: tuple[float, float], radius: float, start: float, end: float, points: int = 33) -> Floats:
-    """float32 [points, 2] on a circle round `apex`, from angle `start` to `end`."""
-    angle = np.linspace(start, end, points)
+def arc(apex: tuple[float, float], radius: float, start: float, end: float) -> Floats:
+    """float32 [33, 2] on a circle round `apex`, from angle `start` to `end`."""
+    angle = np.linspace(start, end, 33)
     return np.stack([apex[0] + radius * np.sin(angle), apex[1] + radius * np.cos(angle)], 1).astype(
         np.float32
     )

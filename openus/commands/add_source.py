@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.markup import escape
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from openus import console
 from openus.catalogue import Catalogue
-from openus.errors import UsageError
+from openus.errors import UsageError, a_few
 from openus.manifest import SLUG
 from openus.propose.draft import Draft, propose, slug_of
 from openus.propose.look import wrapper_of
@@ -103,7 +103,7 @@ def _lines(draft: Draft) -> Iterable[tuple[str, str]]:
         yield "", f"{sum(bool(image.mask) for image in images):,} of {len(images):,} images have one"
     left = [path.removeprefix(wrapper) for path in (*findings.tables, *findings.others)]
     if left:
-        yield "not pictures", _few(left)
+        yield "not pictures", a_few(left, EXAMPLES)
     patients = {image.patient for image in images} - {""}
     yield (
         "patients",
@@ -117,14 +117,7 @@ def _lines(draft: Draft) -> Iterable[tuple[str, str]]:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    shown = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:CLASSES])
-    return shown + (f" and {len(counts) - CLASSES} more" if len(counts) > CLASSES else "")
-
-
-def _few(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:EXAMPLES]) + (
-        f" and {len(paths) - EXAMPLES:,} more" if len(paths) > EXAMPLES else ""
-    )
+    return a_few([f"{name} {count:,}" for name, count in counts.items()], CLASSES)
 
 
 def _commands(draft: Draft, target: Path, folder: Path) -> None:

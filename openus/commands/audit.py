@@ -29,7 +29,7 @@ from openus.storage.files import read_parquet, write_bytes
 from openus.storage.pieces import read_piece
 
 SHEET = "audit.png"
-_SHOWN = 48  # pictures on the sheet
+_SHOWN, _SIDE, _ACROSS = 48, 240, 6  # pictures on the sheet, pixels of a side of each, pictures in a line
 _LISTED = 200  # findings of a kind that are listed one by one; all are counted
 _COLUMNS = ["key", "shard", "offset", "size", "source", "member", "clip", "patient", "labels"]
 
@@ -191,22 +191,22 @@ def _picture(row: dict[str, Any]) -> Pixels:
     return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
 
 
-def contact_sheet(pictures: list[tuple[str, Pixels, list[Box]]], side: int = 240, across: int = 6) -> bytes:
-    """A PNG of pictures with their boxes drawn in, each in a square of `side` pixels with its key below."""
+def contact_sheet(pictures: list[tuple[str, Pixels, list[Box]]]) -> bytes:
+    """A PNG of pictures with their boxes drawn in, each in a square of `_SIDE` pixels with its key below."""
     tiles = []
     for key, pixels, boxes in pictures:
-        scale = side / max(pixels.shape)
+        scale = _SIDE / max(pixels.shape)
         shown = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
         for x, y, w, h in boxes:
             cv2.rectangle(shown, (x - 1, y - 1), (x + w, y + h), (0, 0, 255), 1)
         size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
         small = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
-        tile = np.full((side + 16, side, 3), 32, np.uint8)
+        tile = np.full((_SIDE + 16, _SIDE, 3), 32, np.uint8)
         tile[: small.shape[0], : small.shape[1]] = small
         cv2.putText(
-            tile, key, (2, side + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (255, 255, 255), 1, cv2.LINE_AA
+            tile, key, (2, _SIDE + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (255, 255, 255), 1, cv2.LINE_AA
         )
         tiles.append(tile)
-    tiles += [np.full_like(tiles[0], 32)] * (-len(tiles) % across)
-    rows = [np.hstack(tiles[i : i + across]) for i in range(0, len(tiles), across)]
+    tiles += [np.full_like(tiles[0], 32)] * (-len(tiles) % _ACROSS)
+    rows = [np.hstack(tiles[i : i + _ACROSS]) for i in range(0, len(tiles), _ACROSS)]
     return bytes(cv2.imencode(".png", np.vstack(rows))[1])

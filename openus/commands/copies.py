@@ -20,13 +20,12 @@ import pyarrow as pa
 from openus import console
 from openus.archives import Tree
 from openus.commands.progress import reporter
-from openus.dedup.decide import PRETRAIN
 from openus.dedup.near import Chunk, Place, code_version
 from openus.engine.base import Report
 from openus.engine.local import LocalEngine
 from openus.errors import CorpusError, UsageError
 from openus.fetch import default_cache
-from openus.manifest import DedupSettings
+from openus.manifest import PRETRAIN, DedupSettings
 from openus.report.copies import render
 from openus.shards.corpus import NAME, read_corpus, shard_path
 from openus.shards.pack import MASK

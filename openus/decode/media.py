@@ -114,7 +114,7 @@ def _volume(
     return clip, what, volume.meta
 
 
-def decode_image(data: bytes, name: str = "image", limits: DecodeLimits = LIMITS) -> Pixels:
+def decode_image(data: bytes, name: str = "image") -> Pixels:
     """Decode one encoded picture (the first of several): uint8 [H, W] or [H, W, 3], C-contiguous.
 
     Raises `DecodeError` as `open_media` does; ``unsupported`` for what is no picture file.
@@ -122,7 +122,7 @@ def decode_image(data: bytes, name: str = "image", limits: DecodeLimits = LIMITS
     kind = sniff(data[:HEAD], name, len(data))
     if kind not in image.PILLOW:
         raise DecodeError(f"{name}: is {kind}, not a picture file", "unsupported")
-    return image.decode_still(data, kind, name, limits)[0]
+    return image.decode_still(data, kind, name, LIMITS)[0]
 
 
 def _open_image(

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-PRETRAIN = "pretrain"
+from openus.manifest import PRETRAIN
+
 Places = NDArray[np.int64]
 
 

@@ -36,10 +36,11 @@ def contact_sheet(corpus: Path, out: Path) -> None:
     sheet.save(out)
 
 
-def curve(points: Sequence[tuple[float, float]], width: int = 560, height: int = 180) -> str:
+def curve(points: Sequence[tuple[float, float]]) -> str:
     """An SVG line through (x, y) points, both axes from their smallest to their largest value."""
     if len(points) < 2:
         return ""
+    width, height = 560, 180
     (x0, x1), (y0, y1) = ((min(axis), max(axis)) for axis in zip(*points, strict=True))
     places = " ".join(
         f"{(x - x0) / ((x1 - x0) or 1) * width:.1f},{(y1 - y) / ((y1 - y0) or 1) * height:.1f}"

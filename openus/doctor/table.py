@@ -11,6 +11,7 @@ from rich.table import Table
 from openus.console import out
 from openus.doctor.machine import Check
 from openus.doctor.online import SourceCheck
+from openus.errors import a_few
 
 COLOURS = {
     "ok": "green", "works": "green", "there": "green", "attention": "yellow", "person": "yellow", "closed": "yellow",
@@ -32,7 +33,7 @@ def show_machine(checks: Sequence[Check]) -> None:
             continue  # another route is tried first: nothing to say to a person
         finding = escape(check.detail)
         if check.needed_by and check.area != "drop folders":
-            finding += f" [dim](for {escape(_some(check.needed_by))})[/]"
+            finding += f" [dim](for {escape(a_few(check.needed_by, NAMED))})[/]"
         if check.hint and check.state in ("missing", "attention"):
             finding += f"\n[cyan]→ {escape(check.hint)}[/]"
         table.add_row(
@@ -75,8 +76,3 @@ def show_sources(sources: Sequence[SourceCheck]) -> None:
 
 def _state(state: str) -> str:
     return f"[{COLOURS[state]}]{state}[/]"
-
-
-def _some(slugs: Sequence[str]) -> str:
-    more = f" and {len(slugs) - NAMED} more" if len(slugs) > NAMED else ""
-    return ", ".join(slugs[:NAMED]) + more

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import requests
 
 from openus.checksum import split_hash
-from openus.errors import ChecksumError, ManifestError, SourceError, did_you_mean
+from openus.errors import ChecksumError, ManifestError, SourceError, a_few, did_you_mean
 from openus.glob import Glob, any_matches
 from openus.hosts.base import RemoteFile
 from openus.manifest import RemoteSpec, Route, Source
@@ -159,9 +159,8 @@ def check_listed(source: Source, route: Route, spec: RemoteSpec, file: RemoteFil
     )
 
 
-def _names(files: Iterable[RemoteFile], most: int = 6) -> str:
-    names = [file.name for file in files]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _names(files: Iterable[RemoteFile]) -> str:
+    return a_few([file.name for file in files], 6)
 
 
 def url_path(path: str) -> str:

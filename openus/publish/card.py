@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from openus import __version__
+from openus.manifest import PRETRAIN
 from openus.publish.citations import bibliography, citation, licences
 from openus.publish.croissant import croissant
 from openus.publish.gate import CLASSES, LICENCES, PERMITTED
@@ -157,7 +158,7 @@ def _loading(plan: Plan, repository: Repository, shards: dict[str, list[ShardInf
     last = len(shards[first]) - 1
     numbers = f"{{000000..{last:06d}}}" if last else "000000"
     train = ""
-    if "pretrain" in shards:
+    if PRETRAIN in shards:
         train = f"""```sh
 usfmae pretrain hf://datasets/{repository.address} --out RUN  # each sample once an epoch, exact resume
 ```

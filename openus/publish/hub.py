@@ -22,6 +22,7 @@ TRIES = 4
 WAIT = 5.0
 """Seconds before the second try; each further wait is twice as long, and never shorter than the server asks."""
 _LONGEST = 300.0
+_SAID = 300  # characters of what a server says that are told
 
 
 def send(
@@ -193,6 +194,6 @@ def scrubbed(text: str) -> str:
     return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
 
 
-def _short(text: str, most: int = 300) -> str:
+def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= most else line[:most] + "…"
+    return line if len(line) <= _SAID else line[:_SAID] + "…"

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from openus.errors import CorpusError
+from openus.manifest import PRETRAIN
 from openus.publish.gate import CLASSES, RECIPE, Verdict, judge
 from openus.publish.recipe import recipe_rows
 from openus.shards.corpus import extension_of, read_corpus
@@ -189,7 +190,7 @@ def _of(parts: Mapping[str, pa.Table], sources: Mapping[str, Any]) -> dict[str, 
 
 def split_of(name: str) -> str:
     """The split that the Hub shows of a set: `train` of what is for pretraining, `heldout` of a benchmark."""
-    return "train" if name == "pretrain" else "heldout"
+    return "train" if name == PRETRAIN else "heldout"
 
 
 def describe(plan: Plan) -> dict[str, Any]:

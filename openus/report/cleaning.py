@@ -44,10 +44,10 @@ def read_before(root: Path) -> dict[str, dict[str, bytes]]:
     return found
 
 
-def in_place(row: Mapping[str, Any], stored: Pixels, side: int = SIDE) -> Pixels:
+def in_place(row: Mapping[str, Any], stored: Pixels) -> Pixels:
     """The stored picture, uint8 [h, w], where it lay in its frame: as large as the picture before, grey elsewhere."""
     width, height = int(row["source_width"]), int(row["source_height"])
-    scale = min(1.0, side / max(width, height))
+    scale = min(1.0, SIDE / max(width, height))
     canvas = np.full((max(1, round(height * scale)), max(1, round(width * scale))), 96, np.uint8)
     x, y, w, h = (round(int(value) * scale) for value in row["sector"])
     w, h = max(1, min(w, canvas.shape[1] - x)), max(1, min(h, canvas.shape[0] - y))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from openus.manifest import PRETRAIN
 from openus.shards.corpus import read_corpus
 from openus.shards.stats import read_rows
 from openus.storage.files import read_parquet
@@ -69,7 +70,7 @@ def read_facts(root: Path) -> Facts:
     table = read_rows(root, [*COLUMNS, "labels"])
     rows = table.drop_columns(["labels"]).to_pandas(use_threads=False)
     rows["name"] = rows["source"] + "/" + rows["member"] + "#" + rows["index"].astype(str)
-    held_out = np.flatnonzero((rows["set"] != "pretrain").to_numpy())
+    held_out = np.flatnonzero((rows["set"] != PRETRAIN).to_numpy())
     pairs = table["labels"].take(held_out).to_pylist()
     labels = {
         key: dict(values or ())

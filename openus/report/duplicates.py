@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from openus.manifest import PRETRAIN
 from openus.report.data import Facts
 
 _SAME = "same pixels as "
@@ -118,7 +119,7 @@ def troubles(facts: Facts, found: list[Group]) -> list[Trouble]:
     rows, bad = facts.rows, []
     of: list[str] = rows["set"].tolist()
     for group in found:
-        held = [at for at in group.kept if of[at] != "pretrain"]
+        held = [at for at in group.kept if of[at] != PRETRAIN]
         if len(held) < 2:
             continue
         name = of[held[0]]

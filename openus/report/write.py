@@ -14,6 +14,7 @@ import numpy as np
 
 from openus.decode.frame import Pixels
 from openus.errors import CorpusError
+from openus.manifest import PRETRAIN
 from openus.report.charts import histogram
 from openus.report.checks import checks, shares
 from openus.report.cleaning import in_place, pair_sheet, read_before
@@ -95,7 +96,7 @@ def write_report(root: Path, seed: int = 0) -> Written:
             for t in bad[:_TROUBLES]
         ],
         "trouble_count": len(bad),
-        "held_out": sorted(set(facts.rows["set"].unique()) - {"pretrain"}),
+        "held_out": sorted(set(facts.rows["set"].unique()) - {PRETRAIN}),
     }
     page = template("page.html").render(view).encode()
     if len(page) > LIMIT:

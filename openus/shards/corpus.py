@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openus.errors import CorpusError
+from openus.manifest import PRETRAIN
 from openus.shards.pack import MASK
 from openus.shards.schema import SCHEMA_VERSION
 
@@ -68,7 +69,7 @@ def extension_of(summary: dict[str, Any], name: str) -> str:
     """What the names of the pictures of a set end in, by the settings of its corpus; masks are always PNG."""
     if name.endswith(MASK):
         return "png"
-    return str(summary["corpus"]["pack"]["pretrain" if name == "pretrain" else "held_out"]["format"])
+    return str(summary["corpus"]["pack"]["pretrain" if name == PRETRAIN else "held_out"]["format"])
 
 
 def sets_digest(summary: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from openus import __version__
 from openus.decode.limits import DecodeLimits
 from openus.dedup.hashes import phash, pixel_sha256
 from openus.errors import ArchiveError, DecodeError, UsageError
+from openus.manifest import PRETRAIN
 from openus.shards.corpus import NAME
 from openus.shards.schema import QUALITY, REJECTED, ROW, SCHEMA_VERSION
 from openus.shards.writer import ShardInfo
@@ -60,7 +61,7 @@ def index_shards(
     urls: str | Sequence[str],
     out: Path,
     *,
-    set: str = "pretrain",
+    set: str = PRETRAIN,
     source: str = "foreign",
     anatomy: str = "unknown",
     licence: str = "unknown",

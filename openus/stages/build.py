@@ -15,12 +15,11 @@ import pyarrow as pa
 from openus.archives import Tree
 from openus.catalogue import Catalogue
 from openus.clean.before import shares
-from openus.dedup.decide import PRETRAIN
 from openus.engine.base import Engine, Report
 from openus.engine.local import LocalEngine, kept_workers
 from openus.errors import OpenUSError, SourceError, UsageError, did_you_mean
 from openus.fetch import obtain
-from openus.manifest import Corpus, Source
+from openus.manifest import PRETRAIN, Corpus, Source
 from openus.report import write_before, write_report
 from openus.select import Selected, select
 from openus.shards.keep import DIGESTS, copies, keep

@@ -13,11 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from openus.dedup.cine import spread, thin_clip
-from openus.dedup.decide import PRETRAIN, Decisions, Joins, decide
+from openus.dedup.decide import Decisions, Joins, decide
 from openus.dedup.near import PAIRS, Chunk, Place, code_version, near_copies
 from openus.dedup.search import pack
 from openus.engine.base import Engine, Report
-from openus.manifest import CineSettings, DedupSettings
+from openus.manifest import PRETRAIN, CineSettings, DedupSettings
 from openus.shards.schema import DUPLICATES, REJECTED
 from openus.stages.chunkspec import ChunkSpec
 from openus.storage.files import read_parquet

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from openus.archives import Entry, Tree
-from openus.dedup.decide import PRETRAIN
 from openus.engine.base import Report
 from openus.engine.local import run_tasks
 from openus.errors import UsageError
 from openus.glob import Glob, any_matches
-from openus.manifest import CleanSettings, Encoding, FramePolicy
+from openus.manifest import PRETRAIN, CleanSettings, Encoding, FramePolicy
 from openus.select import Selected
 from openus.stages.chunks import run_chunk
 from openus.stages.chunkspec import ChunkSpec, read_rejected, without_culprit

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from openus import __version__
 from openus.errors import NeedsPersonError
-from openus.manifest import Corpus
+from openus.manifest import PRETRAIN, Corpus
 from openus.shards.corpus import NAME
 from openus.shards.leaks import official_leaks
 from openus.shards.schema import SCHEMA_VERSION
@@ -80,7 +80,7 @@ def _source(
     source, selection, tally = result.source, result.selection, result.tally
     assert selection is not None
     kept = counts[source.slug]
-    held_out = result.set != "pretrain"
+    held_out = result.set != PRETRAIN
     leaks = official_leaks(rows.filter(pc.equal(rows["source"], source.slug))) if held_out else []
     return {
         "set": result.set,

@@ -38,6 +38,7 @@ REPLACED = (
     "it was replaced at the host, damaged on the way, or the manifest is out of date: run it again, and compare "
     "with the dataset's page if it stays so"
 )
+_AT_ONCE = 4  # files of one route
 DAMAGED = "the file was damaged on the way: run it again"
 
 
@@ -58,7 +59,6 @@ class Transfer:
         mirrors: Sequence[str] = (),
         offline: bool = False,
         on_bytes: OnBytes | None = None,
-        session: requests.Session | None = None,
         retry: RetryPolicy | None = None,
         timeout: tuple[float, float] = (15.0, 60.0),
     ) -> None:
@@ -66,7 +66,7 @@ class Transfer:
         self.mirrors = Mirrors(mirrors)
         self.offline = offline
         self.on_bytes = on_bytes or (lambda file, have, total: None)
-        self._session, self._sessions = session, threading.local()
+        self._sessions = threading.local()
         self._stop = threading.Event()
         self.retry = retry or RetryPolicy()
         self.timeout = timeout
@@ -74,15 +74,13 @@ class Transfer:
 
     @property
     def session(self) -> requests.Session:
-        """The session that was given, or one of the calling thread's own."""
-        if self._session is not None:
-            return self._session
+        """One of the calling thread's own."""
         if not hasattr(self._sessions, "own"):
             self._sessions.own = new_session()
         own: requests.Session = self._sessions.own
         return own
 
-    def fetch_all(self, files: Sequence[RemoteFile], folder: str, connections: int = 4) -> list[Path]:
+    def fetch_all(self, files: Sequence[RemoteFile], folder: str) -> list[Path]:
         """`fetch` for several files, a few at a time; paths in the order of `files`.
 
         The first failure stops the others; what arrived is kept, so that the next call goes on from there.
@@ -91,7 +89,7 @@ class Transfer:
         if len(files) < 2:
             return [self.fetch(file, folder) for file in files]
         one_by_one, self.on_bytes = self.on_bytes, Tally(files, self.on_bytes)
-        pool = ThreadPoolExecutor(connections, thread_name_prefix="fetch")
+        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
         try:
             running = [pool.submit(self._fetch_told, file, folder) for file in files]
             for ended in as_completed(running):

@@ -202,6 +202,13 @@ def test_what_must_come_first(corpus: Licensed, run: Run, tmp_path: Path) -> Non
     facts["audit"]["counts"] = {"text": 3}
     path.write_text(json.dumps(facts))
     assert "the audit found 3 pictures with text" in refused() and "--reviewed" in refused()
+    other = json.loads(whole)
+    other["audit"]["of"] = "other shards"
+    path.write_text(json.dumps(other))
+    assert "its shards have changed since the audit; run: openus audit" in refused(
+        "--reviewed", "Scales only"
+    )
+    path.write_text(json.dumps(facts))
     done = run(
         "publish",
         corpus.root,

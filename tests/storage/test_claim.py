@@ -83,6 +83,12 @@ def test_who_holds_it_counts_up_and_leaves_nothing(storage: Any) -> None:
     assert not storage.exists(PATH)
 
 
+def test_who_stops_it_by_hand_is_not_told_of_another_build(storage: Any) -> None:
+    with pytest.raises(KeyboardInterrupt), claim.claimed(URL):
+        raise KeyboardInterrupt
+    assert not storage.exists(PATH)
+
+
 def test_one_that_stands_still_is_dead_however_it_looks(storage: Any) -> None:
     for facts in ({"id": "x", "count": 3, "host": "elsewhere", "pid": 1}, {}):
         held_by(storage, **facts)
