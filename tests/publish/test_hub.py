@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from openus.publish.hub import _same
 from tests.helpers import licensed
 from tests.helpers.hub_state import Hub
 from tests.publish.conftest import Licensed, Run
@@ -146,6 +147,23 @@ def test_what_the_hub_holds_is_compared_with_what_was_sent(corpus: Licensed, hub
     hub.trouble("GET .*/tree/", status=200, body=b"[]", after=1)  # the first look is for stale files
     done = run("publish", corpus.root, *TO, "--class", "by")
     assert done.code == 1 and "are not there as they were sent" in done.err
+
+
+@pytest.mark.parametrize(
+    ("found", "same"),
+    [
+        ((3, "a"), True),
+        ((3, None), True),
+        ((3, "b"), False),
+        ((4, "a"), False),
+        ((4, None), False),
+        (None, False),
+    ],
+)
+def test_what_is_there_is_judged_by_length_and_where_it_is_told_by_hash(
+    found: tuple[int, str | None] | None, same: bool
+) -> None:
+    assert _same(found, {"bytes": 3, "sha256": "a"}) == same
 
 
 def test_a_hub_without_xet_is_named(corpus: Licensed, hub: Hub, tmp_path: Path) -> None:
