@@ -304,7 +304,7 @@ def _seconds(value: str | None, date: str | None) -> float | None:
     """
     if value is None:
         return None
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     then, now = _timestamp(value), _timestamp(date)
     return None if then is None else max(0.0, then - (time.time() if now is None else now))

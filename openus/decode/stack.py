@@ -56,7 +56,7 @@ def clips(file: BinaryIO, name: str, stack: Stack) -> list[StackedClip]:
         order = _column(archive, name, stack.order, count) if stack.order else [str(i) for i in range(count)]
     rows: dict[str, list[tuple[int, int]]] = {}
     for row, (owner, number) in enumerate(zip(owners, order, strict=True)):
-        if not owner or "/" in owner or not number.lstrip("-").isdigit():
+        if not owner or "/" in owner or not number.removeprefix("-").isdecimal():
             raise DecodeError(
                 f"{name}: frame {row} has clip '{owner}' and number '{number}'", reason="corrupt"
             )

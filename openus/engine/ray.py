@@ -257,7 +257,7 @@ class RayEngine(Engine):
 def _knock(address: str) -> None:
     """Raise OSError where nobody listens: Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
+    if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 

@@ -21,7 +21,7 @@ PAGE = 100
 
 def resolve(source: Source, route: Route, web: Web | None) -> list[RemoteFile]:
     kind, _, number = identifier(source, route).rpartition(":")
-    if not number.isdigit() or kind not in ("", "collection"):
+    if not number.isdecimal() or kind not in ("", "collection"):
         raise ManifestError(
             f"{source.slug}: the id of a figshare route is an article's number or collection:NUMBER, found {route.id!r}"
         )

@@ -22,7 +22,7 @@ API = "https://zenodo.org"
 
 def resolve(source: Source, route: Route, web: Web | None) -> list[RemoteFile]:
     record = identifier(source, route)
-    if not record.isdigit():
+    if not record.isdecimal():
         raise ManifestError(
             f"{source.slug}: the id of a zenodo route is the number of a record, found {record!r}"
         )

@@ -88,7 +88,9 @@ def _folders(pictures: Sequence[str], rules: Rules) -> None:
         elif rules.patient is None and all(NUMBERED.match(value) for value in values):
             rules.patient = {"path": f"(?:^|/)(?P<value>{_numbered(values)}){rest}"}
         elif (
-            len(values) <= MOST_CLASSES and min(values.values()) > 1 and not any(v.isdigit() for v in values)
+            len(values) <= MOST_CLASSES
+            and min(values.values()) > 1
+            and not any(v.isdecimal() for v in values)
         ):
             rules.label("class", {"path": _one_of(values) + rest, "classes": _classes(values)})
         elif rules.patient is None and len(values) > MOST_CLASSES:

@@ -125,7 +125,7 @@ def _answer(error: BaseException) -> tuple[int | None, float]:
         status = getattr(response, "status_code", None)
         if isinstance(status, int):
             asked = str(getattr(response, "headers", {}).get("Retry-After", ""))
-            return status, float(asked) if asked.isdigit() else 0.0
+            return status, float(asked) if asked.isdecimal() else 0.0
     told = re.search(r"HTTP status (?:client|server) error \((\d{3})", str(error))  # as hf_xet words it
     return (int(told[1]) if told else None), 0.0
 

@@ -26,7 +26,7 @@ def _levels(tables: Tables) -> dict[tuple[int, str], str]:
     return {
         (int(row["Idx"]), row["Action"][:1].lower()): row[level].lower().replace("o", "0")
         for row in rows
-        if row["Idx"].isdigit()
+        if row["Idx"].isdecimal()
     }
 
 

@@ -16,7 +16,7 @@ CLASSES = {"3": "none", "4": "only symphysis", "5": "only head", "6": "symphysis
 @functools.lru_cache(maxsize=4)
 def _labels(tables: Tables, video: str) -> dict[int, str]:
     rows = tables.read(f"{video}/frame_label.csv", columns=("frame_id", "frame_label"))
-    return {int(row["frame_id"]): row["frame_label"] for row in rows if row["frame_id"].isdigit()}
+    return {int(row["frame_id"]): row["frame_label"] for row in rows if row["frame_id"].isdecimal()}
 
 
 def annotate(path: str, tables: Tables) -> dict[str, Any]:

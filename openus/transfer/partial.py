@@ -205,4 +205,4 @@ def _content_range(response: requests.Response) -> tuple[int, int | None]:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.strip().isdigit() else None
+    return int(text) if text is not None and text.strip().isdecimal() else None

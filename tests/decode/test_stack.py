@@ -88,6 +88,8 @@ def test_pictures_beyond_the_limit_are_refused(tmp_path: Path) -> None:
         ({"annot_id": np.array(OWNERS[:4])}, "shape .4,.; expected .5,."),
         ({"frame_num": np.array([b"1", b"x", b"3", b"4", b"5"])}, "frame 1 has clip '129_' and number 'x'"),
         ({"annot_id": np.array([b"../a"] * 5)}, "frame 0 has clip '../a'"),
+        ({"frame_num": np.array([b"--1"] * 5)}, "frame 0 has clip .* and number '--1'"),
+        ({"frame_num": np.array(["\N{SUPERSCRIPT TWO}".encode()] * 5)}, "frame 0 has clip"),
     ],
 )
 def test_what_does_not_belong_together_is_named(tmp_path: Path, arrays: dict[str, Any], problem: str) -> None:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from openus import net
 from openus.errors import SourceError, TransferError
 from openus.hosts.base import RemoteFile
-from openus.net import RetryPolicy, get_bytes, new_session, post_json, redact
+from openus.net import RetryPolicy, _seconds, get_bytes, new_session, post_json, redact
 from openus.transfer.download import Transfer
+from openus.transfer.partial import _number
 from tests.helpers.proxy import certificate
 from tests.helpers.web import Fault, Site, serving
 from tests.transfer.conftest import DATA, FAST, remote
@@ -126,6 +127,11 @@ def test_an_encrypted_address_never_becomes_a_plain_one(
         monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
         with pytest.raises(TransferError, match=r"certificate of the host cannot be verified"):
             Transfer(tmp_path / "other", retry=FAST).fetch(remote(secure, "b.zip"), "set")
+
+
+@pytest.mark.parametrize("value", ["\N{SUPERSCRIPT TWO}", "-1", "soon", ""])
+def test_a_wait_that_nobody_can_read_is_none(value: str) -> None:
+    assert _seconds(value, None) is None and _number(value) is None
 
 
 def test_a_fragment_may_be_a_secret_too() -> None:
