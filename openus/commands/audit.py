@@ -8,7 +8,6 @@ goes into `corpus.json` under "audit", pictures of it into `audit.png`; recognis
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -22,7 +21,7 @@ from openus import __version__, console
 from openus.clean.shapes import Box
 from openus.clean.text import find_text, may_hold_text
 from openus.decode.frame import Pixels
-from openus.shards.corpus import NAME, read_corpus, sets_digest, shard_path
+from openus.shards.corpus import NAME, read_corpus, save_corpus, sets_digest, shard_path
 from openus.shards.keep import keep_anew, kept_digests
 from openus.shards.pack import MASK
 from openus.storage.files import read_parquet, write_bytes
@@ -110,7 +109,7 @@ def audit_corpus(root: Path, *, sample: int, seed: int, quiet: bool, as_json: bo
     summary = read_corpus(root)
     summary["audit"] = asdict(found)
     whole = hashlib.sha256((root / NAME).read_bytes()).hexdigest() == kept_digests(root).get(NAME)
-    write_bytes(root / NAME, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+    save_corpus(root, summary)
     if whole:  # else `openus repair` is to find what was damaged before
         keep_anew(root, [NAME])
     if as_json:

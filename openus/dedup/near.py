@@ -109,13 +109,10 @@ class Chunk:
 @cache
 def code_version() -> str:
     """Hash of the code that decides what is found."""
-    here = Path(__file__).resolve().parent
-    names = (
-        "compare.py",
-        "near.py",
-        "prints.py",
-    )  # the search is exact: no version of it finds anything else
-    return hashlib.sha256(b"".join((here / name).read_bytes() for name in names)).hexdigest()[:12]
+    root = Path(__file__).resolve().parents[1]
+    # The search is exact: no version of it finds anything else.
+    names = ("clean/area.py", "dedup/compare.py", "dedup/near.py", "dedup/prints.py")
+    return hashlib.sha256(b"".join((root / name).read_bytes() for name in names)).hexdigest()[:12]
 
 
 def near_copies(chunks: Sequence[Chunk], store: Path, engine: Engine, report: Report) -> pa.Table:

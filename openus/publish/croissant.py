@@ -6,12 +6,12 @@ its rows. What the pictures were derived from is told in the terms of W3C PROV, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from openus import __version__
+from openus.checksum import file_digests
 from openus.publish.citations import bibliography
 from openus.publish.gate import CLASSES
 from openus.publish.plan import Plan, Repository
@@ -77,7 +77,12 @@ def croissant(plan: Plan, repository: Repository, folder: Path, shards: dict[str
             if repository.pixels:
                 files.append(_file(f"{name}/{info.file}", info.sha256, info.bytes, "application/x-tar"))
             files.append(
-                _file(rows, _sha256(folder / rows), (folder / rows).stat().st_size, "application/x-parquet")
+                _file(
+                    rows,
+                    file_digests(folder / rows, ["sha256"])["sha256"],
+                    (folder / rows).stat().st_size,
+                    "application/x-parquet",
+                )
             )
             records.append(_record_set(stem, rows, repository.pixels))
     document = {
@@ -141,7 +146,3 @@ def _record_set(stem: str, rows: str, pixels: bool) -> dict[str, Any]:
             for name, kind in fields
         ],
     }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

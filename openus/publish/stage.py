@@ -12,12 +12,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from openus.checksum import file_digests
 from openus.engine.base import Report
 from openus.engine.local import run_tasks
 from openus.errors import CorpusError, OpenUSError
@@ -25,6 +26,7 @@ from openus.publish import recipe
 from openus.publish.card import write_documents
 from openus.publish.gate import judge
 from openus.publish.plan import Plan, Repository, split_of
+from openus.shards.corpus import NAME, save_corpus, sets_of
 from openus.shards.pack import MASK, ShardTask, finished, plan_set, write_again
 from openus.shards.schema import REJECTED, ROW, VERBATIM
 from openus.shards.writer import ShardInfo, measure_shard, sample_footprint
@@ -172,10 +174,7 @@ def _corpus_files(
             path.unlink()
     rejected = _rejected(plan, repository)
     digest = write_parquet(folder / "manifest" / "rejected.parquet", rejected)
-    sets = {
-        name: {"samples": sum(info.samples for info in infos), "shards": [asdict(info) for info in infos]}
-        for name, infos in shards.items()
-    }
+    sets = sets_of(shards)
     counts = repository.counts()
     summary = {
         "schema": plan.summary["schema"],
@@ -186,9 +185,8 @@ def _corpus_files(
         "sets": sets,
         "rejected": {"rows": len(rejected), "sha256": digest},
     }
-    text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-    write_bytes(folder / "corpus.json", text.encode())
-    files = ["corpus.json", "manifest/rejected.parquet"]
+    save_corpus(folder, summary)
+    files = [NAME, "manifest/rejected.parquet"]
     for name, infos in shards.items():
         split = split_of(name)
         timm = {
@@ -260,11 +258,8 @@ def _index(folder: Path, files: list[str]) -> dict[str, dict[str, Any]]:
     """Every file to send with its bytes and SHA-256, also written as `index.json` and `SHA256SUMS`."""
     found: dict[str, dict[str, Any]] = {}
     for name in sorted(files):
-        digest = hashlib.sha256()
-        with (folder / name).open("rb") as file:
-            while piece := file.read(1 << 22):
-                digest.update(piece)
-        found[name] = {"bytes": (folder / name).stat().st_size, "sha256": digest.hexdigest()}
+        path = folder / name
+        found[name] = {"bytes": path.stat().st_size, **file_digests(path, ["sha256"])}
     sums = "".join(f"{entry['sha256']}  {name}\n" for name, entry in found.items())
     for name, text in ((INDEX, json.dumps({"files": found}, indent=1) + "\n"), ("SHA256SUMS", sums)):
         digits = write_bytes(folder / name, text.encode())

@@ -7,7 +7,6 @@ A plain target gets the folder as it is. Files that are there already with the r
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib.util
 import json
 import os
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openus.checksum import file_digests
 from openus.engine.base import Report
 from openus.errors import MissingExtraError, OpenUSError, UsageError
 from openus.publish.hub import TRIES, WAIT, scrubbed, send
@@ -25,7 +25,6 @@ from openus.publish.stage import INDEX
 from openus.storage.files import write_bytes
 
 _SENT = "sent.json"
-_PIECE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -217,11 +216,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _sha256(path: Path) -> str | None:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+        return file_digests(path, ["sha256"])["sha256"]
     except OSError:
         return None
-    return digest.hexdigest()

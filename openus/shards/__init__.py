@@ -4,7 +4,7 @@ schema     the row of a sample, and of what was not kept
 codecs     pictures to bytes
 writer     a shard and its manifest, the same bytes each time
 pack       the samples of a set, in a seeded shuffle, as shards
-corpus     reading `corpus.json`; copies of it and its neighbours: `keep`
+corpus     reading and writing `corpus.json`; copies of it and its neighbours: `keep`
 stats      counts over the manifests
 verify     does every byte stand where the rows say?
 foreign    shards that others made, given an index

@@ -1,9 +1,11 @@
-"""Reading `corpus.json`: what a corpus is, and where every input went."""
+"""Reading and writing `corpus.json`: what a corpus is, and where every input went."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from openus.errors import CorpusError
 from openus.manifest import PRETRAIN
 from openus.shards.pack import MASK
 from openus.shards.schema import SCHEMA_VERSION
+from openus.shards.writer import ShardInfo
+from openus.storage.files import write_bytes
 
 NAME = "corpus.json"
 
@@ -45,6 +49,19 @@ def read_corpus(root: Path) -> dict[str, Any]:
             "rebuild the corpus, or install the version that wrote it"
         )
     return summary
+
+
+def save_corpus(root: Path, summary: Mapping[str, Any]) -> None:
+    """Write `corpus.json`, whole or not at all; the same bytes for the same contents."""
+    write_bytes(root / NAME, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def sets_of(shards: Mapping[str, Sequence[ShardInfo]]) -> dict[str, dict[str, Any]]:
+    """What `corpus.json` keeps of the sets of a corpus."""
+    return {
+        name: {"samples": sum(info.samples for info in infos), "shards": [asdict(info) for info in infos]}
+        for name, infos in shards.items()
+    }
 
 
 def shard_path(root: Path, name: str, entry: dict[str, Any]) -> Path:

@@ -28,10 +28,10 @@ from openus.decode.limits import DecodeLimits
 from openus.dedup.hashes import phash, pixel_sha256
 from openus.errors import ArchiveError, DecodeError, UsageError
 from openus.manifest import PRETRAIN
-from openus.shards.corpus import NAME
+from openus.shards.corpus import save_corpus
 from openus.shards.schema import QUALITY, REJECTED, ROW, SCHEMA_VERSION
 from openus.shards.writer import ShardInfo
-from openus.storage.files import write_bytes, write_parquet
+from openus.storage.files import write_parquet
 from openus.storage.places import Place, open_url
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -113,7 +113,7 @@ def index_shards(
         "sets": {set: {"samples": sum(shard["samples"] for shard in shards), "shards": shards}},
         "rejected": {"rows": len(rejected), "sha256": lost},
     }
-    write_bytes(out / NAME, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+    save_corpus(out, summary)
     return summary
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pyarrow.compute as pc
 from openus import __version__
 from openus.errors import NeedsPersonError
 from openus.manifest import PRETRAIN, Corpus
-from openus.shards.corpus import NAME
+from openus.shards.corpus import save_corpus, sets_of
 from openus.shards.leaks import official_leaks
 from openus.shards.schema import SCHEMA_VERSION
 from openus.shards.writer import ShardInfo
@@ -58,15 +56,12 @@ def write_corpus(
             if result.problem is None
         },
         "missing": told_missing(results),
-        "sets": {
-            name: {"samples": sum(info.samples for info in infos), "shards": [asdict(info) for info in infos]}
-            for name, infos in shards.items()
-        },
+        "sets": sets_of(shards),
         **{name: {"rows": len(table), "sha256": digests[name]} for name, table in tables.items()},
     }
     write_bytes(out / "README.md", _readme(corpus, summary).encode())
     write_bytes(out / "LICENSES.md", _licences(results).encode())
-    write_bytes(out / NAME, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+    save_corpus(out, summary)
     return summary
 
 

@@ -218,9 +218,11 @@ def test_what_must_come_first(corpus: Licensed, run: Run, tmp_path: Path) -> Non
         "by",
         "--reviewed",
         "Scales only, no names",
+        "--name",
+        "mine",
     )
     assert done.code == 0, done.err
-    assert "Scales only, no names" in (tmp_path / "ok" / "licensed-by" / "README.md").read_text()
+    assert "Scales only, no names" in (tmp_path / "ok" / "mine-by" / "README.md").read_text()
 
 
 def test_a_shard_touched_since_is_noticed(corpus: Licensed, run: Run, tmp_path: Path) -> None:
