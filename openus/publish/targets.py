@@ -23,6 +23,7 @@ from openus.errors import MissingExtraError, OpenUSError, UsageError
 from openus.publish.hub import TRIES, WAIT, scrubbed, send
 from openus.publish.stage import INDEX
 from openus.storage.files import write_bytes
+from openus.storage.places import file_system
 
 _SENT = "sent.json"
 
@@ -120,12 +121,7 @@ def _disk(error: OSError, place: Path, total: int) -> OpenUSError:
 def _to_store(
     folder: Path, files: Mapping[str, Mapping[str, Any]], address: str, report: Report
 ) -> dict[str, Any]:
-    import fsspec
-
-    try:
-        system, root = fsspec.core.url_to_fs(address)
-    except (ValueError, ImportError) as error:
-        raise UsageError(f"{address}: addresses of this kind are not known here ({error})") from error
+    system, root = file_system(address)
     ledger = folder / ".work" / _SENT
     done: dict[str, Any] = _read(ledger) or {}
     known: dict[str, Any] = done.setdefault(address, {})

@@ -126,8 +126,10 @@ def file_system(url: str) -> tuple[Any, str]:
         raise MissingExtraError(package, extra, f"access to {url}")
     import fsspec
 
+    # What SFTP is given goes on to the client, which knows no such word; it keeps no listings.
+    options = {} if scheme in ("sftp", "ssh") else {"use_listings_cache": False}
     try:
-        system, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        system, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{url}: addresses of this kind are not known here ({error})") from error
     return system, path
