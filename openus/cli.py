@@ -23,7 +23,6 @@ from openus.console import (
     DebugOption,
     JsonOption,
     QuietOption,
-    SeedOption,
     WorkersOption,
     examples,
     run,
@@ -242,7 +241,7 @@ def repair(
 def audit(
     out: CorpusArgument,
     sample: Annotated[int, typer.Option(min=1, help="So many pictures are searched for text.")] = 300,
-    seed: SeedOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the pictures that are searched.")] = 0,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -251,7 +250,7 @@ def audit(
     set_debug(debug)
     from openus.commands.audit import audit_corpus
 
-    audit_corpus(out, sample=sample, seed=seed or 0, quiet=quiet, as_json=as_json)
+    audit_corpus(out, sample=sample, seed=seed, quiet=quiet, as_json=as_json)
 
 
 app.command(short_help=publish_options.SHORT, epilog=publish_options.EXAMPLES)(publish_options.publish)
@@ -274,18 +273,18 @@ def stats(
 @app.command(short_help="One page to judge a corpus by.", epilog=examples("openus report openus-46"))
 def report(
     out: CorpusArgument,
-    seed: SeedOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the pictures that are shown.")] = 0,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Write OUT/report.html: what was found and kept, pictures of each source, duplicates, what to look at.
 
-    The page stands alone and loads nothing; contact sheets as PNG lie in OUT/report. --seed draws other pictures.
+    The page stands alone and loads nothing; contact sheets as PNG lie in OUT/report.
     """
     set_debug(debug)
     from openus.commands import views
 
-    views.report(out, seed or 0, as_json)
+    views.report(out, seed, as_json)
 
 
 @app.command(

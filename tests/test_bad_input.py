@@ -187,6 +187,7 @@ def test_a_good_archive_after_all_that(place: Path, httpserver: HTTPServer) -> N
         (["build", "--engine", "abacus"], 2, "abacus"),
         (["bild"], 2, "No such command"),
         (["sources", "--anatomy", "tail"], 2, "no source has anatomy=tail"),
+        (["fetch", "stu-hospital", "--mirror", "/no/such"], 2, "--mirror /no/such: neither a folder"),
     ],
 )
 def test_wrong_words(words: list[str], code: int, say: str) -> None:

@@ -115,7 +115,7 @@ def reconstruct(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="PNG; RUN/reconstruction.png where not given.")
     ] = None,
-    seed: SeedOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the samples and what is hidden of them.")] = 0,
     device: DeviceOption = "auto",
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -125,7 +125,7 @@ def reconstruct(
     from usfmae.tasks.reconstruct import reconstruct_command
 
     reconstruct_command(
-        run, data, set_name=set_, keys=key or (), count=count, mask_ratio=mask_ratio, out=out, seed=seed or 0,
+        run, data, set_name=set_, keys=key or (), count=count, mask_ratio=mask_ratio, out=out, seed=seed,
         device=device, as_json=json,
     )  # fmt: skip
 

@@ -74,7 +74,7 @@ def _detector() -> Any:
         import onnxruntime  # noqa: F401 - rapidocr does not say in words that it is missing
         from rapidocr import RapidOCR
     except ImportError as error:
-        raise MissingExtraError(error.name or "rapidocr", "text", "cleaning at level 'full'") from error
+        raise MissingExtraError(error.name or "rapidocr", "text", "finding text in pictures") from error
     threads = "EngineConfig.onnxruntime.{}_op_num_threads"
     return RapidOCR(
         params={

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 from openus import __version__, console
 from openus.clean.shapes import Box
 from openus.clean.text import find_text, may_hold_text
+from openus.commands.progress import reporter
 from openus.decode.frame import Pixels
 from openus.shards.corpus import NAME, read_corpus, save_corpus, sets_digest, shard_path
 from openus.shards.keep import keep_anew, kept_digests
@@ -62,9 +64,14 @@ class Audit:
 
 
 def audit(
-    root: Path, *, sample: int = 300, seed: int = 0
+    root: Path,
+    *,
+    sample: int = 300,
+    seed: int = 0,
+    looked: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Audit, list[tuple[str, Pixels, list[Box]]]]:
-    """Look at every row, and search `sample` seeded pictures for text, as many of each source.
+    """Look at every row, and search `sample` seeded pictures for text, as many of each source; `looked` hears of each
+    picture: (1, how many there are).
 
     Returns:
         the findings, and (key, uint8 [H, W], boxes) of the pictures that still hold text.
@@ -94,6 +101,7 @@ def audit(
                 found.text.append(
                     {"key": row["key"], "source": row["source"], "boxes": [list(b) for b in boxes]}
                 )
+        looked(1, len(chosen))
     found.searched = len(chosen)
     found.counts = dict(sorted(counts.items()))
     return found, pictures
@@ -101,7 +109,10 @@ def audit(
 
 def audit_corpus(root: Path, *, sample: int, seed: int, quiet: bool, as_json: bool) -> None:
     """Audit a corpus, record the result in its `corpus.json` and `audit.png`, and print it."""
-    found, pictures = audit(root, sample=sample, seed=seed)
+    with reporter(quiet or as_json, "pictures") as report:
+        found, pictures = audit(
+            root, sample=sample, seed=seed, looked=lambda done, total: report("search", done, total)
+        )
     sheet = root / SHEET
     sheet.unlink(missing_ok=True)
     if pictures:
@@ -120,7 +131,12 @@ def audit_corpus(root: Path, *, sample: int, seed: int, quiet: bool, as_json: bo
         f"{root}: {found.searched:,} of {found.samples:,} pictures searched for text, every row read",
         markup=False,
     )
-    say(f"  text left in   {found.counts.get('text', 0):,} pictures" + (f", see {sheet}" if pictures else ""))
+    shown = f"{_SHOWN} of them in" if len(pictures) > _SHOWN else "see"
+    say(
+        f"  with text left: {found.counts.get('text', 0):,}" + (f", {shown} {sheet}" if pictures else ""),
+        markup=False,
+        soft_wrap=True,
+    )
     for source, tally in sorted(found.sources.items(), key=lambda item: (-item[1]["text"], item[0])):
         if tally["text"] and not quiet:
             say(f"    {source}: {tally['text']:,} of {tally['searched']:,}", markup=False)

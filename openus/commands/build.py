@@ -24,6 +24,7 @@ from openus.stages.record import told_missing
 from openus.stages.results import EmptyBuildError
 from openus.storage.bucket import bring
 from openus.storage.choose import depot
+from openus.transfer.mirrors import Mirrors
 
 
 def build_corpus(
@@ -52,6 +53,7 @@ def build_corpus(
     as_json: bool,
 ) -> None:
     """Build a corpus and print its closing table; raises when nothing, or under --strict not all, could be had."""
+    Mirrors(mirrors)  # a wrong one is no failure of each source
     started = time.monotonic()
     home = depot(out, scratch)
     if from_recipe is not None:

@@ -286,7 +286,7 @@ def _show(counts: dict[str, Any], table: pd.DataFrame, written: Sequence[Path]) 
     if counts["held_out"]:
         out.print(f"held out: {counts['held_out']:,} pictures; {counts['leaks']:,} others are copies of them")
     for row in table.head(_SHOWN).itertuples():
-        sure = "same pixels" if row.kind == "exact" else f"score {row.score:.2f}"
+        sure = "same pixels" if row.kind == "exact" else f"score {row.score:.3f}"
         out.print(f"  {row.name_b} ({row.decision_b}) = {row.name_a}  {sure}", markup=False, soft_wrap=True)
     if len(table) > _SHOWN:
         out.print(f"  … and {len(table) - _SHOWN:,} more: see them with --out or --report")

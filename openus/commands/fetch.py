@@ -15,6 +15,7 @@ from openus.fetch import default_cache, drop_folder, obtain
 from openus.manifest import Source
 from openus.transfer.drop import wait_for_files
 from openus.transfer.lock import LockFile
+from openus.transfer.mirrors import Mirrors
 
 
 def fetch_sources(
@@ -29,6 +30,7 @@ def fetch_sources(
     as_json: bool,
 ) -> None:
     """Fetch sources one after the other; what one of them lacks does not stop the next."""
+    Mirrors(mirrors)  # a wrong one is no failure of each source
     place = cache or default_cache()
     wanted = list(catalogue.sources(slugs))
     outcome: dict[str, dict[str, Any]] = {}

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from openus import console
 from openus.commands.progress import reporter
+from openus.commands.views import plural
 from openus.console import amount
 from openus.errors import CorpusError, UsageError, did_you_mean
 from openus.publish.checks import lacking
@@ -75,10 +76,8 @@ def publish(
         console.print_json({"published": done, "home": list(plan.home)})
         return
     for entry in done:
-        console.out.print(
-            f"[green]✓[/] {entry['class']}: {entry['files']} files, {amount(entry['bytes'])} at {entry['url']}",
-            soft_wrap=True,
-        )
+        size = f"{plural(entry['files'], 'file')}, {amount(entry['bytes'])}"
+        console.out.print(f"[green]✓[/] {entry['class']}: {size} at {entry['url']}", soft_wrap=True)
     _show_home(plan)
 
 
@@ -105,14 +104,14 @@ def _show_plan(plan: Plan, target: Target, problems: list[str], as_json: bool) -
     if as_json:
         console.print_json(facts | {"lacking": problems})
         return
-    for entry in facts["repositories"]:
-        what = "pictures and rows" if entry["pixels"] else "rows only, no pixels"
+    for number, entry in enumerate(facts["repositories"]):
         size = f"{entry['samples']:,} samples, {amount(entry['bytes'])}"
-        console.out.print(
-            f"[bold]{'hf://' * target.hub}{escape(entry['to'])}[/]  {what}; {CLASSES[entry['class']]}; {size}",
-            soft_wrap=True,
-        )
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
+        if number:
+            console.out.print()
+        console.out.print(f"[bold]{'hf://' * target.hub}{escape(entry['to'])}[/]: {size}", soft_wrap=True)
+        what = "pictures and rows" if entry["pixels"] else "no pixels"
+        console.out.print(f"  {what}; {CLASSES[entry['class']]}", markup=False)
+        table = Table(box=None, padding=(0, 0, 0, 2))
         for title, side in (
             ("source", "left"),
             ("licence", "left"),
@@ -126,7 +125,9 @@ def _show_plan(plan: Plan, target: Target, problems: list[str], as_json: bool) -
         console.out.print(table)
         for name, part in entry["sets"].items():
             kind = f"{name}/{name}-*.tar" if entry["pixels"] else f"rows/{name}-*.parquet"
-            console.out.print(f"  {kind}: {part['files']} files, {amount(part['bytes'])}", markup=False)
+            console.out.print(
+                f"  {kind}: {plural(part['files'], 'file')}, {amount(part['bytes'])}", markup=False
+            )
     _show_home(plan)
     for slug, text in plan.permits.items():
         console.out.print(

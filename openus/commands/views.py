@@ -12,7 +12,7 @@ from rich.table import Table
 
 from openus.commands.missing import missing
 from openus.console import amount, err, out, print_json
-from openus.errors import NeedsPersonError, UsageError
+from openus.errors import NeedsPersonError, UsageError, did_you_mean
 from openus.estimate import estimate_all
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
             justify=justify,
             overflow="fold",
             no_wrap=column
-            in ("#", "source", "access", "sharing", "expected", "here", "set", "bytes", "time"),
+            in ("#", "source", "access", "sharing", "expected", "here", "set", "bytes", "time", "confidence"),
         )
     return table
 
@@ -73,8 +73,7 @@ def sources(
                 }
             )
     if not rows:
-        filters = ", ".join(f"{name}={value}" for name, value in wanted.items() if value)
-        raise UsageError(f"no source has {filters}; see 'openus sources' for what there is")
+        raise UsageError(_no_source(catalogue, wanted))
     if estimate:
         _estimate(catalogue, [row["slug"] for row in rows], as_json)
         return
@@ -102,6 +101,16 @@ def sources(
     out.print(f"\n{len(rows)} sources. Details: openus show SLUG", style="dim")
 
 
+def _no_source(catalogue: Catalogue, wanted: Mapping[str, str | None]) -> str:
+    """Which word of a filter no source has, and what there is instead."""
+    given = {name: value for name, value in wanted.items() if value}
+    for name, value in given.items():
+        known = sorted({getattr(source, name) for source in catalogue.sources()})
+        if not any(value.lower() in word.lower() for word in known):
+            return f"no source has {name}={value}{did_you_mean(value, known)} (there are: {', '.join(known)})"
+    return f"no source has {' and '.join(f'{name}={value}' for name, value in given.items())}"
+
+
 def _expected(row: Mapping[str, Any]) -> str:
     """Frames where they are known, else the files that hold them."""
     if row["expected"] is not None or row["members"] is None:
@@ -114,17 +123,13 @@ def _estimate(catalogue: Catalogue, slugs: list[str], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = _table(
-        "#",
-        "source",
-        "frames there",
-        "policy",
-        "samples",
-        "confidence",
-        right=("#", "frames there", "samples"),
-    )
+    columns = ("#", "source", "frames", "policy", "samples", "confidence")
+    narrow = out.width < 100
+    table = _table(*columns[narrow:], right=("#", "frames", "samples"))
+    if narrow:
+        table.padding = (0, 1, 0, 0)
     for row in rows:
-        table.add_row(
+        cells = (
             str(row["number"] or ""),
             row["slug"],
             number(row["frames"]),
@@ -132,6 +137,7 @@ def _estimate(catalogue: Catalogue, slugs: list[str], as_json: bool) -> None:
             number(row["samples"]),
             row["confidence"],
         )
+        table.add_row(*cells[narrow:])
     known = [row["samples"] for row in rows if row["samples"] is not None]
     out.print(table)
     out.print(

@@ -185,7 +185,8 @@ def _disk(sources: Sequence[Source], corpus: Corpus, out: Path, cache: Path) -> 
         what = "for shards and their stages, estimated" if name == "OUT" else "still to be downloaded"
         detail = f"{amount(need)} {what}; {amount(free)} free at {place}"
         if unknown:
-            detail += f"; {len(unknown)} sources are not in it, whose size nobody states"
+            those = "1 source is" if len(unknown) == 1 else f"{len(unknown)} sources are"
+            detail += f"; {those} not in it, whose size nobody states"
         if shared and short:
             detail += f"; OUT and cache are on one disk and want {amount(together)} together"
         hint = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from openus.errors import ManifestError, TransferError
+from openus.errors import ManifestError, TransferError, UnreachableError
 from openus.hosts.base import RemoteFile
 from openus.hosts.common import Web, endpoint, from_manifest, identifier, reconcile, url_path
 from openus.manifest import Route, Source
@@ -43,9 +43,9 @@ def resolve(source: Source, route: Route, web: Web | None) -> list[RemoteFile]:
     except TransferError as error:
         if (isinstance(error, HttpError) and error.status in (404, 410)) or not route.files:
             raise
-        log.warning(
-            "%s: the API of Zenodo did not answer (%s); using the manifest's file list", source.slug, error
-        )
+        # Where no connection is made the download says so, unless a mirror has the file.
+        said = log.info if isinstance(error, UnreachableError) else log.warning
+        said("%s: the API of Zenodo did not answer (%s); using the manifest's file list", source.slug, error)
         return from_manifest(source, route, page, mirror)
     listed = [
         RemoteFile(

@@ -29,7 +29,7 @@ def read_corpus(root: Path) -> dict[str, Any]:
     if not root.is_dir():
         raise CorpusError(f"{root}: no such folder; build a corpus with: openus build {root}")
     if not path.exists():
-        unfinished = (root / ".work").is_dir()
+        unfinished = any(path.name != "lock" for path in (root / ".work").glob("*"))
         hint = (
             "the build was not finished; run the same 'openus build' again"
             if unfinished

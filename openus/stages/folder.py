@@ -56,9 +56,14 @@ def files_of(tree: Tree, exclude: Sequence[str], held_out: Sequence[str]) -> tup
 
     Raises:
         ArchiveError: an archive is damaged or hostile.
-        UsageError: there is not one file that may be a picture.
+        UsageError: there is not one file that may be a picture, or a pattern matches nothing.
     """
     skip, kept_apart = [Glob(text) for text in exclude], [Glob(text) for text in held_out]
+    paths = [entry.path for entry in tree.entries()]
+    for option, globs in (("--exclude", skip), ("--held-out", kept_apart)):
+        for glob in globs:
+            if not any(map(glob.matches, paths)):
+                raise UsageError(f"{option} {glob.pattern}: no file here is called like that")
     found, left_out = [], []
     for entry in tree.entries():
         parts = PurePosixPath(entry.path)

@@ -27,7 +27,7 @@ class Mirrors:
                 continue
             folder = Path(place.removeprefix("file://")).expanduser().absolute()
             if not folder.is_dir():
-                raise UsageError(f"{place}: the mirror is neither a folder nor an http(s) address")
+                raise UsageError(f"--mirror {place}: neither a folder that is there nor an http(s) address")
             self.folders.append(folder)
 
     def files(self, file: RemoteFile) -> Iterator[Path]:

@@ -149,6 +149,9 @@ def test_wrong_use(tmp_path: Path) -> None:
         found(tmp_path, tmp_path, out=Path("x.json"))
     with pytest.raises(UsageError, match="no file here may be a picture"):
         found(tmp_path, tmp_path)
+    for option in ({"held_out": ["tset/**"]}, {"exclude": ["tset/**"]}):  # or a leak would pass for none
+        with pytest.raises(UsageError, match=r"tset/\*\*: no file here is called like that"):
+            found(tmp_path, tmp_path, **option)
     with pytest.raises(UsageError, match="expected a column 'path'"):
         found(tmp_path / "list.csv", tmp_path)
     done = toys.run([*CLI, "nothing"])

@@ -44,6 +44,8 @@ def test_filters_and_json(tmp_path: Path) -> None:
     }
     none = openus("sources", "--anatomy", "nose")
     assert none.returncode == 2 and "no source has anatomy=nose" in none.stderr
+    wrong = openus("sources", "--kind", "vidoe").stderr
+    assert "did you mean 'video'?" in wrong and "there are: image, video, volume" in wrong
 
 
 def test_the_estimate_adds_up() -> None:

@@ -76,7 +76,7 @@ def test_the_disk_is_compared_with_the_estimate_in_bytes(tmp_path: Path) -> None
 
 def test_unknown_sizes_are_said(tmp_path: Path) -> None:
     assert corpus_bytes([toy()], CORPUS) == (0, ["toy"])
-    assert "1 sources are not in it" in checks(tmp_path, toy())["disk", "cache"].detail
+    assert "1 source is not in it" in checks(tmp_path, toy())["disk", "cache"].detail
 
 
 @pytest.mark.realdata

@@ -173,8 +173,8 @@ def test_dry_run_tells_the_bytes_and_does_nothing(corpus: Licensed, published: P
     assert "none that is known to allow" in home["own-terms"]["reason"]
     text = run("publish", corpus.root, "--to", "hf://ORG/lic", "--dry-run").out
     for words in (
-        "hf://ORG/lic-by-nc ",
-        "rows only, no pixels",
+        "hf://ORG/lic-by-nc: ",
+        "no pixels; rows from which",
         "CC-BY-NC-4.0",
         "Nothing was written or sent",
     ):

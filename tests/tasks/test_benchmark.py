@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -15,13 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from openus import console
 from openus.errors import UsageError
 from tests.tasks.conftest import Ended
 from usfmae.tasks.benchmark import own_recipes, parse_model
 from usfmae.tasks.classify import ClassificationTask, answers_of
 from usfmae.tasks.recipe import load_recipe
 from usfmae.tasks.report.table import write_tables
+from usfmae.tasks.report.terminal import show_markdown
 from usfmae.tasks.scores.bootstrap import group_weights
 from usfmae.tasks.scores.classification import point_estimates
 from usfmae.tasks.scores.compare import Answers, mean_scores, paired
@@ -245,6 +249,7 @@ def table(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_table(usfmae: Cli, words: list[str], table: Path, tmp_path: Path) -> None:
     end = usfmae(*words, "-o", tmp_path / "plan", "--plan")
     assert end.returncode == 0 and end.stdout.startswith("8 runs, ") and not (tmp_path / "plan").exists()
+    assert [line.split(":")[0] for line in end.stdout.splitlines()[1:]] == ["  ours", "  test_resnet-scratch"]
     shutil.copytree(table, tmp_path, dirs_exist_ok=True)
     result = json.loads((tmp_path / "results.json").read_text())
     cell = result["cells"]["ours"]["bus-bra"]
@@ -272,7 +277,7 @@ def test_the_table(usfmae: Cli, words: list[str], table: Path, tmp_path: Path) -
 
     # The same again runs nothing; a lost run is made up.
     again = usfmae(*words, "-o", tmp_path)
-    assert "8 runs, 0 to do" in again.stderr
+    assert "8 runs, all of them done" in again.stderr
     shutil.rmtree(tmp_path / "runs/bus-bra/ours/seed1/fold2")
     assert "8 runs, 1 to do" in usfmae(*words, "-o", tmp_path).stderr
     assert (
@@ -389,3 +394,14 @@ def test_a_failed_run_is_named_and_the_rest_is_told(
 def test_wrong_use(usfmae: Cli, corpus: Path, weights: Path, tmp_path: Path) -> None:
     end = usfmae("benchmark", corpus, "-m", weights, "-m", weights, "-b", "bus-bra", "-o", tmp_path)
     assert end.returncode == 2 and "two models are called 'checkpoint'; give them names" in end.stderr
+
+
+def test_a_wide_table_is_folded_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
+    monkeypatch.setattr(console, "out", narrow)
+    name = "vit-tiny-p8-scratch"
+    rows = [["model", *["F1 weighted (%)"] * 4], ["---", *["---:"] * 4], [name, *["52.1 [22.6, 77.9]"] * 4]]
+    show_markdown("## A set\n\n" + "\n".join(f"|{' | '.join(row)}|" for row in rows) + "\n\nWhat it means.")
+    lines = narrow.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0] == "A set" and lines[-1] == "What it means." and "|" not in "".join(lines)
+    assert max(map(len, lines)) <= 60 and any(line.startswith(f"{name} ") for line in lines)

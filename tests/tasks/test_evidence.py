@@ -36,6 +36,6 @@ def test_the_evidence_comes_to_its_table(repo: Path, shared: Path, tmp_path: Pat
         assert line["rows"] == ["focus", "mae", "scratch", "resnet18"] and not line["failed"]
         trained.append(weights())
     assert trained[0] and trained[1] == trained[0]  # the second time, nothing is trained again
-    assert "5 fold(s), 1 seed(s)" in (out / "table/table.md").read_text()
+    assert "5 folds, 1 seed:" in (out / "table/table.md").read_text()
     for row in ("mae", "scratch"):
         assert json.loads((out / f"probe-{row}/probe.json").read_text())["notes"] == []

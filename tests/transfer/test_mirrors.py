@@ -63,7 +63,7 @@ class TestMirrors:
             Transfer(tmp_path / "cache", mirrors=[str(tmp_path / "mirror")]).fetch(remote(site), "set")
 
     def test_a_mirror_that_is_neither(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="neither a folder nor an http"):
+        with pytest.raises(UsageError, match="neither a folder that is there nor an http"):
             Transfer(tmp_path, mirrors=[str(tmp_path / "nowhere")])
 
     def test_a_path_that_leaves_the_mirror(self, tmp_path: Path) -> None:

@@ -171,9 +171,8 @@ def read_tensors(file: Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # what is no weights file trips its readers in any way there is
-        why = str(error).split("\n")[0]
         raise WeightsError(
-            f"{file}: truncated or not a weights file ({size} bytes): {why}; copy it again"
+            f"{file}: truncated or not a weights file ({size:,} bytes); copy it again"
         ) from error
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"{file}: holds a {type(loaded).__name__}, expected a dictionary of tensors")

@@ -147,15 +147,14 @@ def benchmark(
         for entry in entries
         for plan in make_plans(shelf, entry, one, out, protocol, folds, seeds)
     ]
-    expected = estimate(shelf, plans, on)
+    models = estimate(shelf, plans, on)
+    expected = sum(models.values())
     pending = [plan for plan in plans if not (plan.folder / METRICS).is_file()]
     if plan_only:
-        return {"runs": len(plans), "to_do": len(pending), "expected_seconds": expected}
+        return {"runs": len(plans), "to_do": len(pending), "expected_seconds": expected, "models": models}
     if not quiet:
-        most = " one after another" if jobs > 1 else ""
-        console.err.print(
-            f"{told_plan(len(plans), len(pending), expected)}{most} on this machine", soft_wrap=True
-        )
+        most = (" one after another" if jobs > 1 else "") + " on this machine" if pending else ""
+        console.err.print(f"{told_plan(len(plans), len(pending), expected)}{most}", soft_wrap=True)
     failed = _run_all(shelf, plans, on, jobs, quiet)
     result = collect(shelf, plans, entries, declared, failed, resamples)
     write_json(out / "results.json", result)
@@ -198,9 +197,9 @@ def _job(shelf: Shelf, plan: Plan) -> Job:
     return Job(task, plan.split, plan.entry.start.of_fold(plan.split.name), plan.protocol, plan.seed)
 
 
-def estimate(shelf: Shelf, plans: Sequence[Plan], device: torch.device) -> float:
-    """Seconds that the unfinished runs will take at most: a few training steps of each model are timed."""
-    total, rates = 0.0, {}
+def estimate(shelf: Shelf, plans: Sequence[Plan], device: torch.device) -> dict[str, float]:
+    """Seconds that the unfinished runs of each model take at most: a few training steps of each are timed."""
+    seconds, rates = {plan.entry.name: 0.0 for plan in plans}, {}
     for plan in plans:
         if (plan.folder / METRICS).is_file():
             continue
@@ -218,8 +217,8 @@ def estimate(shelf: Shelf, plans: Sequence[Plan], device: torch.device) -> float
             rates[key] = measure_rate(network, samples, recipe)
         # Scoring the validation part costs about a third of training on as many images.
         per_epoch = len(plan.split.train) + len(plan.split.val) / 3
-        total += recipe.epochs * per_epoch / rates[key]
-    return total
+        seconds[plan.entry.name] += recipe.epochs * per_epoch / rates[key]
+    return seconds
 
 
 def _run_all(
@@ -237,8 +236,8 @@ def _run_all(
             console.err.print(head + said, style="red", markup=False, soft_wrap=True)
         elif not quiet:
             spent = time.monotonic() - began
-            left = f", about {_duration(spent / told * (to_do - told))} left" if told and to_do > told else ""
-            console.err.print(f"{head}{said} ({_duration(spent)}{left})", markup=False, soft_wrap=True)
+            left = f", about {told_time(spent / told * (to_do - told))} left" if told and to_do > told else ""
+            console.err.print(f"{head}{said} ({told_time(spent)}{left})", markup=False, soft_wrap=True)
     return failed
 
 
@@ -308,10 +307,10 @@ def _one_here(plan: Plan, device: torch.device) -> Ending:
 
 def told_plan(runs: int, to_do: int, seconds: float) -> str:
     """How much there is to do."""
-    return f"{runs} runs, {to_do} to do, at most about {_duration(seconds)}"
+    return f"{runs} runs, {f'{to_do} to do, at most about {told_time(seconds)}' if to_do else 'all of them done'}"
 
 
-def _duration(seconds: float) -> str:
+def told_time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

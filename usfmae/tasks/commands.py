@@ -308,8 +308,9 @@ def benchmark(
     """
     console.set_debug(debug)
     from usfmae.tasks.benchmark import benchmark as work
-    from usfmae.tasks.benchmark import own_recipes, parse_model, told_plan
+    from usfmae.tasks.benchmark import own_recipes, parse_model, told_plan, told_time
     from usfmae.tasks.recipe import load_recipe
+    from usfmae.tasks.report.terminal import show_markdown
 
     recipes = (load_recipe(recipe, set_ or ()), load_recipe(scratch_recipe, set_ or ()))
     entries = own_recipes([parse_model(word, *recipes) for word in model], recipe_of or (), set_ or ())
@@ -321,8 +322,10 @@ def benchmark(
         console.print_json(result)
     elif plan:
         console.out.print(told_plan(result["runs"], result["to_do"], result["expected_seconds"]))
+        for name, seconds in result["models"].items():
+            console.out.print(f"  {name}: {told_time(seconds)}", markup=False, soft_wrap=True)
     else:
-        console.out.print((out / "table.md").read_text(), markup=False, soft_wrap=True)
+        show_markdown((out / "table.md").read_text())
         console.out.print(
             f"written to {out}: table.md, table.csv, table.tex, table.png, results.json", markup=False
         )
@@ -361,7 +364,7 @@ def show(
     size: Annotated[
         int | None, typer.Option("--size", min=16, help="Input side, px. [default: the model's]")
     ] = None,
-    seed: SeedOption = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the images and what is hidden of them.")] = 0,
     device: DeviceOption = "auto",
     json_: JsonOption = False,
     quiet: QuietOption = False,

@@ -66,6 +66,8 @@ def embed(
     Raises UsageError (no input, unknown model), CorpusError, WeightsError. A file that cannot be read is named
     in the result's `errors` and does not stop the others.
     """
+    if out.suffix != ".parquet":
+        raise UsageError(f"--out {out}: features are written as Parquet; give a name that ends in .parquet")
     torch.manual_seed(0)  # weights that nobody gave are drawn, the same each time
     network = build(start, outputs=0, size=size, pool="token").to(pick_device(device))
     facts = {
@@ -95,6 +97,8 @@ def is_corpus(word: str) -> bool:
         return True
     if place.folder.is_dir() and not (place.folder / "corpus.json").is_file():
         raise UsageError(f"{word}: a folder without corpus.json; give a corpus, or name the files themselves")
+    if not place.folder.exists():
+        raise UsageError(f"{word}: there is no such corpus or file")
     return place.folder.is_dir()
 
 

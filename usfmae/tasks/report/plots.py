@@ -85,6 +85,7 @@ def curves_png(path: Path, history: Sequence[Mapping[str, float]], monitor: str,
     for axes in (left, right):
         axes.axvline(best + 1, color=GRID, zorder=0)
         axes.set_xlabel("epoch (grey line: kept)", fontsize=8, color=INK)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         plain_axes(axes)
     save_png(figure, path)
 

@@ -83,8 +83,11 @@ def _caption(result: Mapping[str, Any], name: str) -> str:
         else ""
     )
     protocol = result["benchmarks"][name]["protocol"]
+    counts = ", ".join(
+        f"{cell[what]} {what.removesuffix('s') if cell[what] == 1 else what}" for what in ("folds", "seeds")
+    )
     return (
-        f"Protocol `{protocol}`, {cell['folds']} fold(s), {cell['seeds']} seed(s): mean ± sd over runs, in brackets "
+        f"Protocol `{protocol}`, {counts}: mean ± sd over runs, in brackets "
         "the 95 % interval of the mean (patients drawn with replacement within each fold). p: two-sided permutation "
         f"test over patients.{figures}{leaks}"
     )

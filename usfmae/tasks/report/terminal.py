@@ -38,6 +38,31 @@ def show_result(result: Mapping[str, Any], out: Path) -> None:
     console.out.print(f"written to {out}: metrics.json, pictures, {model}", markup=False, soft_wrap=True)
 
 
+def show_markdown(text: str) -> None:
+    """What `benchmark` wrote as table.md: on a terminal with its tables folded to the width, into a pipe as it is."""
+    if not console.out.is_terminal:
+        console.out.print(text, markup=False, soft_wrap=True)
+        return
+    table: Table | None = None
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            if table is not None:
+                console.out.print(table)
+                table = None
+            console.out.print(
+                line.removeprefix("## "), style="bold" if line.startswith("## ") else "", markup=False
+            )
+        elif table is None:
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            for number, head in enumerate(cells):
+                table.add_column(escape(head), justify="right" if number else "left", no_wrap=not number)
+        elif not line.startswith("|---"):
+            table.add_row(*map(escape, cells))
+    if table is not None:
+        console.out.print(table)
+
+
 def _show_remarks(result: Mapping[str, Any]) -> None:
     for note in result.get("notes", []):
         console.out.print(f"note: {note}", style="yellow", markup=False)
