@@ -267,6 +267,15 @@ def test_published_vit_gives_its_own_features() -> None:
         assert torch.allclose(pooled(network, pixels), twin.eval()(network.normalise(pixels)), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("data", "out", "say"),
+    [("nowhere", "x.parquet", "there is no such corpus or file"), (".", "x.csv", "ends in .parquet")],
+)
+def test_embedding_of_nothing_or_into_no_table(usfmae: Cli, data: str, out: str, say: str) -> None:
+    end = usfmae("embed", data, "-m", "test_vit", "-o", out)
+    assert end.returncode == 2 and say in end.stderr
+
+
 def test_weights_that_nobody_gave_are_the_same_each_time(corpus: Path, tmp_path: Path) -> None:
     """Also after something else has drawn from the global generator."""
     labelled = load_labelled(str(corpus), find_benchmark("bus-bra"), size=48)

@@ -246,6 +246,8 @@ def embed(
 ) -> None:
     """Write the features of every sample of a set, or of any files, as a Parquet table."""
     console.set_debug(debug)
+    if out.suffix != ".parquet":
+        raise UsageError(f"--out {out}: features are written as Parquet; give a name that ends in .parquet")
     from usfmae.tasks.embed import embed as work
     from usfmae.tasks.network.lineage import own_size
     from usfmae.tasks.network.start import Start

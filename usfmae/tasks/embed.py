@@ -66,8 +66,6 @@ def embed(
     Raises UsageError (no input, unknown model), CorpusError, WeightsError. A file that cannot be read is named
     in the result's `errors` and does not stop the others.
     """
-    if out.suffix != ".parquet":
-        raise UsageError(f"--out {out}: features are written as Parquet; give a name that ends in .parquet")
     torch.manual_seed(0)  # weights that nobody gave are drawn, the same each time
     network = build(start, outputs=0, size=size, pool="token").to(pick_device(device))
     facts = {
