@@ -18,8 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SCHEMA = 1
-PRETRAIN = "pretrain"
-"""The set of all sources that are not held out."""
+PRETRAIN = "pretrain"  # the set of all sources that are not held out
 SLUG = r"^[a-z0-9][a-z0-9-]*$"
 
 Redistribution = Literal["pixels", "verbatim-only", "recipe-only"]
