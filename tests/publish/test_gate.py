@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -11,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openus.catalogue import Catalogue
-from openus.errors import OpenUSError, UsageError
+from openus.errors import CorpusError, OpenUSError, UsageError
 from openus.publish import hub, targets
 from openus.publish.gate import CLASSES, LICENCES, PERMITTED, RECIPE, judge, read_permits
-from openus.publish.plan import _drop_lone_masks, _with_verbatim
+from openus.publish.plan import _drop_lone_masks, _with_verbatim, make_plan
+from tests.helpers.corpus import make_corpus
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,17 @@ def test_permits(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=words):
             read_permits([pair], ["a", "b"])
+
+
+@pytest.mark.parametrize("sources", [{}, {"a": {"licence": "CC0-1.0"}}])
+def test_without_the_manifests_of_its_sources_nothing_is_planned(
+    tmp_path: Path, sources: dict[str, Any]
+) -> None:
+    root = make_corpus(tmp_path, {"pretrain": 2})
+    facts = json.loads((root / "corpus.json").read_text())
+    (root / "corpus.json").write_text(json.dumps(facts | {"sources": sources}))
+    with pytest.raises(CorpusError, match="does not hold the manifests of its sources"):
+        make_plan(root)
 
 
 def test_masks_of_pictures_that_go_up_as_published_stay_at_home() -> None:

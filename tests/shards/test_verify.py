@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -136,6 +137,33 @@ def test_rows_and_members_agree(root: Path, change: Callable[[Rows], Rows], prob
     found = verify(root).problems
     assert len(found) == len(problems)
     assert all(any(words in problem for problem in found) for words in problems), found
+
+
+@pytest.mark.parametrize("member", [0, 1])
+def test_members_are_called_after_their_key(root: Path, member: int) -> None:
+    tar, _ = paths(root, "pretrain")
+    with (
+        tarfile.open(tar) as old,
+        tarfile.open(tar.with_suffix(".new"), "w", format=tarfile.USTAR_FORMAT) as new,
+    ):
+        for number, info in enumerate(old.getmembers()):
+            data = old.extractfile(info)
+            info.name = f"other.{info.name.rpartition('.')[2]}" if number == member else info.name
+            new.addfile(info, data)
+    tar.with_suffix(".new").replace(tar)
+    facts = {"sha256": hashlib.sha256(tar.read_bytes()).hexdigest(), "bytes": tar.stat().st_size}
+    summary_of(root, lambda summary: summary["sets"]["pretrain"]["shards"][0].update(facts))
+    (found,) = verify(root).problems
+    assert "does not stand where its row says" in found
+
+
+def test_equal_pictures_have_their_own_places(root: Path) -> None:
+    for number in (0, 1):
+        repack(root, "pretrain", number, encode(OTHER, "png"))
+    assert verify(root).problems == []
+    relist(root, lambda rows: [rows[0] | {"offset": rows[1]["offset"]}, *rows[1:]])
+    (found,) = verify(root).problems
+    assert "does not stand where its row says" in found
 
 
 def test_a_manifest_of_other_columns_or_none(root: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -140,6 +141,22 @@ def test_of_two_that_take_over_the_later_one_wins(storage: Any, monkeypatch: pyt
     with pytest.raises(CorpusError, match="process 8 on b"):
         seconds_to_take()
     assert holder(storage)["id"] == "later"
+
+
+def test_a_count_that_is_under_way_is_waited_for(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, begun = type(storage).pipe_file, threading.Event()
+
+    def slow(self: Any, path: str, data: bytes, **how: Any) -> None:
+        if not how:
+            begun.set()
+            time.sleep(0.2)
+        pipe(self, path, data, **how)
+
+    monkeypatch.setattr(type(storage), "pipe_file", slow)
+    with claim.claimed(URL):
+        assert begun.wait(10)
+    time.sleep(0.3)
+    assert not storage.exists(PATH)
 
 
 def test_a_storage_that_fails(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
