@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from openus.publish import plan as plan_of
 from openus.publish.plan import make_plan
 from openus.publish.stage import FOLDER, _check_gate
 from openus.shards.writer import ShardInfo
+from openus.storage.files import write_parquet
 from tests.helpers.licensed import SOURCES
 from tests.publish.conftest import Licensed, Run
 
@@ -286,6 +288,25 @@ def test_the_last_look_finds_a_sample_that_got_past_the_gate(made: Licensed, tmp
         _check_gate(plan, everything, made.root, shards)
     with pytest.raises(CorpusError, match="is not the one its row describes"):
         _check_gate(plan, replace(free, rows=rows), made.root, shards)
+
+
+def test_the_last_look_knows_what_is_as_published(made: Licensed, tmp_path: Path) -> None:
+    """Without derivatives go the files themselves, and no mask, whatever its flags say."""
+    plan = make_plan(made.root)
+    (verbatim,) = (repository for repository in plan.repositories if repository.to == "by-nc-nd")
+    rows = verbatim.rows["pretrain"]
+    place = rows.schema.get_field_index("flags")
+    adapted = rows.set_column(place, rows.schema.field(place), pa.array(["flat"] * len(rows), pa.string()))
+    info = ShardInfo("a.tar", 0, len(rows), "", "a.parquet", "")
+    for name, table, right in (
+        ("pretrain", rows, True),
+        ("pretrain", adapted, False),
+        ("bench-mask", rows, False),
+    ):
+        write_parquet(tmp_path / "manifest" / "a.parquet", table)
+        refused = pytest.raises(CorpusError, match="must not go to licensed-by-nc-nd")
+        with nullcontext() if right else refused:
+            _check_gate(plan, replace(verbatim, rows={name: table}), tmp_path, {name: [info]})
 
 
 def test_a_permission_is_written_into_the_card(corpus: Licensed, run: Run, tmp_path: Path) -> None:
