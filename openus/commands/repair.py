@@ -18,6 +18,7 @@ from openus.fetch import default_cache
 from openus.stages.build import BuildOptions
 from openus.stages.repair import repair
 from openus.storage.choose import depot
+from openus.transfer.mirrors import Mirrors
 
 
 def repair_corpus(
@@ -35,6 +36,7 @@ def repair_corpus(
     as_json: bool,
 ) -> None:
     """Mend a corpus and tell what was wrong; raises if something is left."""
+    Mirrors(mirrors)  # a wrong one is no failure of each source
     home = depot(out, scratch)
     # A folder that stands in for storage comes and goes with each stage; inputs stay until the end.
     inputs = home.folder.with_suffix(".inputs") if home.remote else home.folder / ".work" / "inputs"
