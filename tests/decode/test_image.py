@@ -286,9 +286,10 @@ def test_deep_png_of_grey_with_alpha_and_an_orientation() -> None:
     np.testing.assert_array_equal(one(data), np.rot90(one(encode(values, "PNG")), -1))
 
 
-def test_pages_of_a_tiff_of_deep_colours_share_one_scale() -> None:
+def test_pages_of_a_tiff_of_deep_colours_share_one_scale(tmp_path: Path) -> None:
     values = [colour().astype(np.uint16) * factor for factor in (4, 16)]
-    data = bytes(cv2.imencodemulti(".tiff", [page[..., ::-1] for page in values])[1].tobytes())
+    assert cv2.imwritemulti(str(tmp_path / "two.tiff"), [page[..., ::-1] for page in values])
+    data = (tmp_path / "two.tiff").read_bytes()
     high = float(values[1].max())
     for frame, page in zip(frames(data), values, strict=True):
         np.testing.assert_array_equal(frame.pixels, np.rint(page * (255 / high)))
