@@ -6,7 +6,9 @@ Pictures of different patients (phantoms where there are no real ones) are chang
 the pipeline of a build (short side 256, JPEG 95), and are looked for as a build looks for them. The peer is the
 64-bit phash of `imagehash` on the pictures as they were, at its best threshold: the one with the largest mean
 recall less the share wrongly dropped. A kept picture is wrongly dropped when an earlier one of another patient is
-taken for the same. The search is timed, in CPU time of one thread, beside FAISS's flat binary range search.
+taken for the same. The search is timed, in CPU time of one thread, beside FAISS's flat binary range search: among the
+hashes of one collection, and as a build searches, so many queries in an index of half as many more (one slab of a
+corpus of 375,000 pictures, by default).
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def main() -> None:
     options.add_argument("--images", type=int, default=400, help="pictures that are changed")
     options.add_argument("--frames", type=int, default=4, help="of each clip")
     options.add_argument("--hashes", type=int, default=10**6)
-    options.add_argument("--search", type=int, nargs=2, metavar=("N", "SEED"), help=argparse.SUPPRESS)
+    options.add_argument(
+        "--search", type=int, nargs=3, metavar=("N", "INDEX", "SEED"), help=argparse.SUPPRESS
+    )
     options.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     chosen = options.parse_args()
     if chosen.search:
@@ -226,40 +230,52 @@ def _table(ways: dict[str, Found]) -> None:
 
 def search(count: int) -> dict[str, float]:
     """Ours and FAISS on `count` hashes with planted pairs; growth from a tenth of them; 50,000 pair by pair."""
-    whole, tenth = _child(count), [_child(count // 10) for _ in range(3)]
+    whole, tenth, slab = _child(count), [_child(count // 10) for _ in range(3)], _child(count, count * 3 // 2)
     small = float(np.median([one["ours"] for one in tenth]))
     exact = _same_as_brute_force(50_000)
     print(f"{'hashes':>10}{'ours, s':>10}{'FAISS flat, s':>15}{'ratio':>8}{'pairs':>9}{'peak MiB':>10}")
-    for size, one in ((count // 10, tenth[0]), (count, whole)):
+    for size, one in ((f"{count // 10:,}", tenth[0]), (f"{count:,}", whole), ("slab", slab)):
         print(
-            f"{size:>10,}{one['ours']:>10.2f}{one['faiss']:>15.1f}{one['faiss'] / one['ours']:>8.1f}"
+            f"{size:>10}{one['ours']:>10.2f}{one['faiss']:>15.1f}{one['faiss'] / one['ours']:>8.1f}"
             f"{one['pairs']:>9,.0f}{one['mib']:>10.0f}"
         )
     print("50,000 hashes: " + ("the pairs of FAISS, all and no other" if exact else "NOT the pairs of FAISS"))
     return {
         "search_over_faiss": round(whole["faiss"] / whole["ours"], 2),
+        "slab_over_faiss": round(slab["faiss"] / slab["ours"], 2),
         "search_growth_most": round(whole["ours"] / small, 2),
         "search_gib_most": round(whole["mib"] / 1024, 3),
         "search_exact": float(exact),
     }
 
 
-def _child(count: int) -> dict[str, float]:
+def _child(count: int, index: int = 0) -> dict[str, float]:
     """A search in a process of its own, so that its peak of memory is its own."""
-    command = [sys.executable, __file__, "--search", str(count), str(SEED)]
+    command = [sys.executable, __file__, "--search", str(count), str(index), str(SEED)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return {name: float(value) for name, value in json.loads(done.stdout).items()}
 
 
-def search_alone(count: int, seed: int) -> dict[str, float]:
-    """CPU seconds of one thread; FAISS's from a slice of the queries, scaled, after the peak was read."""
-    from openus.dedup.search import pairs_within
+def search_alone(count: int, index: int, seed: int) -> dict[str, float]:
+    """CPU seconds of one thread; FAISS's from a slice of the queries, scaled, after the peak was read.
 
-    hashes = _hashes(count, seed)
-    pairs_within(hashes[:1000], RADIUS)
+    index: so many hashes are searched for `count` of them; 0 for all pairs among `count`.
+    """
+    from openus.dedup.search import pairs_between, pairs_within
+
+    hashes = _hashes(max(count, index), seed)
+    place = np.arange(len(hashes))
+
+    def find(wanted: int) -> int:
+        if not index:
+            return len(pairs_within(hashes[:wanted], RADIUS)[0])
+        queries, groups = hashes[-wanted:], place[-wanted:]  # a hash is no copy of itself
+        return len(pairs_between(queries, hashes, RADIUS, query_group=groups, index_group=place)[0])
+
+    find(1000)
     began = time.process_time()
-    pairs = len(pairs_within(hashes, RADIUS)[0])
+    pairs = find(count)
     ours = time.process_time() - began
     peak = _peak()
     slice_ = min(count, 400)

@@ -28,6 +28,7 @@ _WORD = 64
 _RADIX = 16  # bits that NumPy sorts by radix
 _SPLIT = 4  # bits by which many values are cut into batches
 _BLOCK = 1 << 16  # places compared at a time: their words stay in the cache
+_CACHED = 4 * _BLOCK  # hashes whose parts stay in the cache, in whatever order they are looked at
 _SHIFTS = 16  # shifts of a block compared at a time
 _PAIRS = 1 << 17  # pairs written out at a time
 
@@ -155,8 +156,13 @@ def _cost(plan: Plan, queries: int, index: int, written_out: bool) -> float:
     bits = plan.keyed * (plan.pieces - len(sets[0])) / plan.pieces
     joins = plan.parts * len(sets)
     passing = float(sum(comb(plan.width, n) for n in range(plan.flips + 1))) / 2.0**plan.width
-    sorting = (15.0 if bits <= _RADIX else 30.0) * (queries + index) + 300_000
-    each = 10.0 if written_out else 0.6 if plan.width <= 32 else 0.8
+    few = bits <= _RADIX
+    one, each = 15.0 if few else 30.0, 0.6 if plan.width <= 32 else 0.8
+    if written_out and index <= _CACHED:
+        each = 10.0
+    elif written_out:
+        one, each = 35.0 if few else 120.0, 5.0
+    sorting = one * (queries + index) + 300_000
     comparing = each * queries * index / 2.0**bits
     return float(joins * (sorting + comparing) + 100.0 * plan.parts * queries * index * passing)
 
@@ -237,7 +243,7 @@ def _in_cache(value: Values, joins: list[Ranges]) -> Iterator[tuple[Index, Value
 
     Joins that begin with the same bits share the batches, which are small enough to be sorted in the cache.
     """
-    if len(value) <= 4 * _BLOCK:
+    if len(value) <= _CACHED:
         yield from ((np.arange(len(value)), value, ranges) for ranges in joins)
         return
     for start in sorted({ranges[0][0] for ranges in joins}):
@@ -269,15 +275,18 @@ def _cross_join(
     found = []
     for ranges in joins:
         key, order = _sorted(theirs, ranges)
-        wanted = _gathered(mine, ranges)
+        if len(theirs) <= _CACHED:  # sorting the queries, too, would cost more than it saves
+            wanted, place = _gathered(mine, ranges), np.arange(len(mine))
+        else:
+            wanted, place = _sorted(mine, ranges)
         if key.dtype == np.uint16:  # few enough to count: a look in a table is much cheaper than a search
             counts = np.bincount(key, minlength=1 << _RADIX)
             end = np.cumsum(counts)[wanted]
             begin = end - counts[wanted]
         else:
             begin, end = np.searchsorted(key, wanted, "left"), np.searchsorted(key, wanted, "right")
-        for i, b in _near_parts(mine, theirs[order], begin, end, plan.flips):
-            j = order[b]
+        for a, b in _near_parts(mine[place], theirs[order], begin, end, plan.flips):
+            i, j = place[a], order[b]
             if groups is not None:
                 other = np.flatnonzero(groups[0][i] != groups[1][j])
                 i, j = i[other], j[other]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openus.dedup import search
 from openus.dedup.search import Plan, _near_in_runs, choose_plan, pack, pairs_between, pairs_within
 
 
@@ -61,6 +62,25 @@ def test_two_collections_exactly_as_brute_force(radius: int, seed: int) -> None:
     table = np.bitwise_count(queries.view(np.uint64)[:, None] ^ index.view(np.uint64)[None]).sum(axis=2)
     first, second, distance = pairs_between(queries, index, radius)
     assert list(zip(first, second, strict=True)) == list(zip(*np.nonzero(table <= radius), strict=True))
+    assert (distance == table[first, second]).all()
+
+
+@pytest.mark.parametrize("cached", [0, 1000])
+@pytest.mark.parametrize("radius", [0, 12, 27, 50])
+def test_an_index_beyond_the_cache_is_searched_in_order(
+    radius: int, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_CACHED", cached)
+    data = hashes(600, 3, planted=240)
+    data[::5, ::2] = data[0, ::2]  # long runs of equal parts
+    queries, index = data[200:], data[:300]
+    table = np.bitwise_count(queries.view(np.uint64)[:, None] ^ index.view(np.uint64)[None]).sum(axis=2)
+    same = np.arange(200, 600)[:, None] == np.arange(300)
+    first, second, distance = pairs_between(
+        queries, index, radius, query_group=np.arange(200, 600), index_group=np.arange(300)
+    )
+    expected = np.nonzero((table <= radius) & ~same)
+    assert list(zip(first, second, strict=True)) == list(zip(*expected, strict=True))
     assert (distance == table[first, second]).all()
 
 
