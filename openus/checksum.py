@@ -69,3 +69,9 @@ def file_digests(
             if on_bytes is not None:
                 on_bytes(digests.length)
     return digests.results()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a whole file, hexadecimal. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

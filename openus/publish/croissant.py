@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openus import __version__
-from openus.checksum import file_digests
+from openus.checksum import sha256_of
 from openus.publish.citations import bibliography
 from openus.publish.gate import CLASSES
 from openus.publish.plan import Plan, Repository
@@ -79,7 +79,7 @@ def croissant(plan: Plan, repository: Repository, folder: Path, shards: dict[str
             files.append(
                 _file(
                     rows,
-                    file_digests(folder / rows, ["sha256"])["sha256"],
+                    sha256_of(folder / rows),
                     (folder / rows).stat().st_size,
                     "application/x-parquet",
                 )

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from openus.checksum import file_digests
+from openus.checksum import sha256_of
 from openus.engine.base import Report
 from openus.engine.local import run_tasks
 from openus.errors import CorpusError, OpenUSError
@@ -259,7 +259,7 @@ def _index(folder: Path, files: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name in sorted(files):
         path = folder / name
-        found[name] = {"bytes": path.stat().st_size, **file_digests(path, ["sha256"])}
+        found[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     sums = "".join(f"{entry['sha256']}  {name}\n" for name, entry in found.items())
     for name, text in ((INDEX, json.dumps({"files": found}, indent=1) + "\n"), ("SHA256SUMS", sums)):
         digits = write_bytes(folder / name, text.encode())

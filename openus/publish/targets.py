@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openus.checksum import file_digests
+from openus.checksum import sha256_of
 from openus.engine.base import Report
 from openus.errors import MissingExtraError, OpenUSError, UsageError
 from openus.publish.hub import TRIES, WAIT, scrubbed, send
@@ -213,6 +213,6 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _sha256(path: Path) -> str | None:
     try:
-        return file_digests(path, ["sha256"])["sha256"]
+        return sha256_of(path)
     except OSError:
         return None

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from openus.checksum import sha256_of
 from openus.errors import UsageError
 from openus.storage.locks import one_builder
 
@@ -76,8 +76,7 @@ class Depot:
 
     def sha256(self, path: Path) -> str:
         """Of a file of the corpus, read where it lies. Raises OSError, or CorpusError where storage fails."""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
 
     def have(self, *paths: Path) -> None:
         """Fetch those of these files that there are."""

@@ -34,11 +34,7 @@ def two_workers() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
     """Manifests and inputs: a large chunk of pictures and some others; near-copies are looked for."""
-    folder = tmp_path_factory.mktemp("toys")
-    manifests = toys.write_manifests(folder / "manifests")
-    corpus = manifests / "corpora" / "toys.yaml"
-    corpus.write_text(corpus.read_text() + "dedup: {near: drop}\n")
-    return manifests, toys.write_inputs(folder / "inputs", images=200, clips=12)
+    return toys.near_copies_sought(tmp_path_factory.mktemp("toys"), images=200, clips=12)
 
 
 def ancestors(pid: int) -> set[int]:

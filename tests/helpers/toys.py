@@ -116,6 +116,14 @@ def write_inputs(folder: Path, images: int = 24, clips: int = 6) -> dict[str, Pa
     return {"toy-images": folder / "images", "toy-clips": videos, "toy-bench": bench}
 
 
+def near_copies_sought(folder: Path, **sizes: int) -> tuple[Path, dict[str, Path]]:
+    """Manifests whose corpus looks for near-copies, and the inputs; `sizes` as for `write_inputs`."""
+    manifests = write_manifests(folder / "manifests")
+    corpus = manifests / "corpora" / "toys.yaml"
+    corpus.write_text(corpus.read_text() + "dedup: {near: drop}\n")
+    return manifests, write_inputs(folder / "inputs", **sizes)
+
+
 def command(out: Path, manifests: Path, inputs: dict[str, Path], *more: str) -> list[str]:
     """The command line that builds the toy corpus."""
     local = [part for slug, path in inputs.items() for part in ("--local", f"{slug}={path}")]

@@ -32,11 +32,7 @@ def storage() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
-    folder = tmp_path_factory.mktemp("toys")
-    manifests = toys.write_manifests(folder / "manifests")
-    corpus = manifests / "corpora" / "toys.yaml"
-    corpus.write_text(corpus.read_text() + "dedup: {near: drop}\n")
-    return manifests, toys.write_inputs(folder / "inputs")
+    return toys.near_copies_sought(tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ RUN/checkpoints/step-00001234/files.json   sizes and SHA-256 of the files beside
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+from openus.checksum import sha256_of
 from openus.console import err
 from usfmae.model.layouts import WeightsError
 
@@ -58,9 +58,3 @@ def newest_whole(run: Path, say: Callable[[str], None] | None = None) -> Path | 
             f"{run}: none of its {len(found)} checkpoints is whole; begin again with another --out"
         )
     return None
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

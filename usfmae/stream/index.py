@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from openus.checksum import sha256_of
 from openus.errors import CorpusError, did_you_mean
 from openus.shards.corpus import NAME, read_corpus
 from openus.shards.schema import ROW, SCHEMA_VERSION
@@ -231,8 +232,7 @@ def _check(shard: Shard, verify: bool) -> None:
     if shard.bytes >= 0 and size != shard.bytes:
         raise CorpusError(f"{path}: {size} bytes, {NAME} says {shard.bytes}; {again}")
     if verify and shard.sha256:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
         if found != shard.sha256:
             raise CorpusError(f"{path}: SHA-256 {found}, {NAME} says {shard.sha256}; {again}")
 

@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 
+from openus.checksum import sha256_of
 from openus.errors import UsageError
 from openus.storage.locks import alone
 from usfmae.model.layouts import WeightsError
-from usfmae.model.runs import FILES, checkpoints, fault, sha256_of
+from usfmae.model.runs import FILES, checkpoints, fault
 from usfmae.model.weights import write_atomic
 
 STATE, EMA = "state.pt", "ema.safetensors"

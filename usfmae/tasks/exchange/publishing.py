@@ -10,7 +10,6 @@ A form that cannot hold the model is left out, and the card says why. Paths of t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from openus.checksum import sha256_of
 from openus.errors import OpenUSError, UsageError
 from openus.publish.stage import INDEX
 from openus.publish.targets import deliver, parse_target
@@ -124,9 +124,10 @@ def _index(folder: Path) -> dict[str, dict[str, Any]]:
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != INDEX:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+            files[path.relative_to(folder).as_posix()] = {
+                "bytes": path.stat().st_size,
+                "sha256": sha256_of(path),
+            }
     if not files:
         raise OpenUSError(f"{folder}: nothing was written")
     text = json.dumps({"files": files}, indent=1) + "\n"
